@@ -1,0 +1,73 @@
+/* What the harness's own files share. Tests include test.h only. */
+#ifndef TEPAL_TESTS_HARNESS_INTERNAL_H
+#define TEPAL_TESTS_HARNESS_INTERNAL_H
+
+#include "harness/test.h"
+
+#include <stdatomic.h>
+#include <stdio.h>
+
+/* The drivers that TEST_DRIVERS runs on, ended by NULL. */
+extern const char *const test_driver_table[];
+
+/* One test to run: a case, and for per-driver cases one of the drivers. */
+typedef struct {
+    const test_case *test;
+    const char *driver; /* or NULL */
+    char label[256];    /* "suite/name" or "suite/name:driver" */
+} test_item;
+
+typedef enum {
+    TEST_UNFINISHED,
+    TEST_PASSED,
+    TEST_FAILED,
+    TEST_SKIPPED,
+} test_outcome;
+
+/* What a test's process tells the runner, in memory that both see. A grandchild that fails writes it too. */
+typedef struct {
+    atomic_int outcome;
+    atomic_int timeout_s;
+    char message[1024];
+    char directory[64];
+} test_report;
+
+typedef struct {
+    int jobs;
+    bool verbose;
+    bool no_fork;
+} test_options;
+
+typedef struct {
+    int passed;
+    int failed;
+    int skipped;
+} test_totals;
+
+/* registry.c: every test x driver whose label begins with one of the filters (all if there are none), in the
+ * order they run. The caller frees the array. */
+test_item *test_select(char *const *filters, int filter_count, const char *only_driver, size_t *count);
+
+/* check.c: where this process reports to, and what it runs. In no-fork mode a skip jumps back to the runner. */
+void test_enter(test_report *report, const test_item *item, bool forked);
+test_report *test_current_report(void);
+void test_run_body(const test_item *item);
+
+/* runner.c */
+test_totals test_run_forked(const test_item *items, size_t count, const test_options *options);
+test_totals test_run_here(const test_item *items, size_t count, const test_options *options);
+
+/* time.c */
+int test_timeout_factor(void);
+
+/* descriptors.c: a set of open descriptors, and what became of it. */
+typedef struct {
+    int *fds;
+    int count;
+} test_fd_set;
+
+test_fd_set test_fds_take(void);
+void test_fds_compare(const test_fd_set *before);
+void test_directory_remove(const char *path);
+
+#endif

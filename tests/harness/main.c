@@ -1,0 +1,101 @@
+/* The command line of the test binary. tests/run calls it. */
+#include "harness/internal.h"
+
+#include <getopt.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+static const char usage[] =
+    "usage: tests/run [options] [PREFIX...]\n"
+    "\n"
+    "Runs the tests whose \"suite/name\" begins with one of the prefixes, or all of them.\n"
+    "A single test that is named in full, or is the only match, runs in this process, ready for a debugger.\n"
+    "\n"
+    "  -l, --list         print the tests and run none\n"
+    "  -v, --verbose      print the tests that pass, too\n"
+    "  -j, --jobs N       run N tests at once (default: one per processor)\n"
+    "  -d, --driver NAME  of the tests that run once per driver, only those on this one\n"
+    "      --fork         fork even for a single test\n"
+    "      --no-fork      run every test in this process\n"
+    "  -h, --help         print this\n";
+
+enum { OPTION_FORK = 256, OPTION_NO_FORK };
+
+static const struct option long_options[] = {
+    {"list", no_argument, NULL, 'l'},          {"verbose", no_argument, NULL, 'v'},
+    {"jobs", required_argument, NULL, 'j'},    {"driver", required_argument, NULL, 'd'},
+    {"fork", no_argument, NULL, OPTION_FORK},  {"no-fork", no_argument, NULL, OPTION_NO_FORK},
+    {"help", no_argument, NULL, 'h'},          {0},
+};
+
+typedef struct {
+    test_options run;
+    const char *driver;
+    bool list;
+    bool always_fork;
+} arguments;
+
+static arguments parse(int argc, char **argv)
+{
+    const long processors = sysconf(_SC_NPROCESSORS_ONLN);
+    arguments result = {.run.jobs = processors > 0 ? (int)processors : 1};
+
+    for (int option; (option = getopt_long(argc, argv, "lvj:d:h", long_options, NULL)) != -1;) {
+        switch (option) {
+        case 'l':
+            result.list = true;
+            break;
+        case 'v':
+            result.run.verbose = true;
+            break;
+        case 'j':
+            result.run.jobs = atoi(optarg);
+            break;
+        case 'd':
+            result.driver = optarg;
+            break;
+        case OPTION_FORK:
+            result.always_fork = true;
+            break;
+        case OPTION_NO_FORK:
+            result.run.no_fork = true;
+            break;
+        case 'h':
+            fputs(usage, stdout);
+            exit(0);
+        default:
+            fputs(usage, stderr);
+            exit(2);
+        }
+    }
+    if (result.run.jobs < 1) {
+        fputs("tests/run: --jobs wants a number above 0\n", stderr);
+        exit(2);
+    }
+    return result;
+}
+
+int main(int argc, char **argv)
+{
+    const arguments asked = parse(argc, argv);
+    size_t count = 0;
+    test_item *items = test_select(argv + optind, argc - optind, asked.driver, &count);
+
+    if (!items || (count == 0 && optind < argc)) {
+        fputs("tests/run: no test begins with that; see --list\n", stderr);
+        return 2;
+    }
+    if (asked.list) {
+        for (size_t i = 0; i < count; i++)
+            printf("%s\n", items[i].label);
+        return 0;
+    }
+
+    const bool here = asked.run.no_fork || (count == 1 && optind < argc && !asked.always_fork);
+    const test_totals totals =
+        here ? test_run_here(items, count, &asked.run) : test_run_forked(items, count, &asked.run);
+
+    free(items);
+    printf("%d passed, %d failed, %d skipped\n", totals.passed, totals.failed, totals.skipped);
+    return totals.failed == 0 ? 0 : 1;
+}

@@ -1,0 +1,80 @@
+/* The list of tests: they register themselves before main() runs, and are sorted and filtered here. */
+#include "harness/internal.h"
+
+#include <stdlib.h>
+
+static test_case *registered;
+static size_t registered_count;
+
+void test_register(test_case *test)
+{
+    test->next = registered;
+    registered = test;
+    registered_count++;
+}
+
+static bool begins_with(const char *text, const char *prefix)
+{
+    return strncmp(text, prefix, strlen(prefix)) == 0;
+}
+
+static bool is_selected(const test_item *item, char *const *filters, int filter_count)
+{
+    for (int i = 0; i < filter_count; i++) {
+        if (begins_with(item->label, filters[i]))
+            return true;
+    }
+    return filter_count == 0;
+}
+
+/* Those that want to be alone come last, so that the others can fill the machine first; then by suite, and in
+ * the order of the source, which the linker does not keep. */
+static int compare(const void *left, const void *right)
+{
+    const test_case *a = ((const test_item *)left)->test;
+    const test_case *b = ((const test_item *)right)->test;
+    int difference = (int)(a->flags & TEST_IS_ALONE) - (int)(b->flags & TEST_IS_ALONE);
+
+    if (difference == 0)
+        difference = strcmp(a->suite, b->suite);
+    if (difference == 0)
+        difference = strcmp(a->file, b->file);
+    if (difference == 0)
+        difference = a->line - b->line;
+    if (difference == 0)
+        difference = strcmp(((const test_item *)left)->label, ((const test_item *)right)->label);
+    return difference;
+}
+
+test_item *test_select(char *const *filters, int filter_count, const char *only_driver, size_t *count)
+{
+    size_t drivers = 0;
+    while (test_driver_table[drivers])
+        drivers++;
+
+    test_item *items = calloc(registered_count * (drivers + 1) + 1, sizeof *items);
+    size_t used = 0;
+    if (!items)
+        return NULL;
+
+    for (const test_case *test = registered; test; test = test->next) {
+        const bool per_driver = test->flags & TEST_PER_DRIVER;
+
+        for (size_t i = 0; i < (per_driver ? drivers : 1); i++) {
+            test_item *item = &items[used];
+            const char *driver = per_driver ? test_driver_table[i] : NULL;
+
+            if (only_driver && driver && strcmp(driver, only_driver) != 0)
+                continue;
+            item->test = test;
+            item->driver = driver;
+            snprintf(item->label, sizeof item->label, "%s/%s%s%s", test->suite, test->name, driver ? ":" : "",
+                     driver ? driver : "");
+            if (is_selected(item, filters, filter_count))
+                used++;
+        }
+    }
+    qsort(items, used, sizeof *items, compare);
+    *count = used;
+    return items;
+}
