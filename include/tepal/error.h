@@ -1,0 +1,94 @@
+/**
+ * Errors: what a negative return value means, and the richer error that futures and connection_lost carry.
+ *
+ * A negative code is -(domain << 24 | value). The domain says whose number it is, so one int is enough to know what
+ * happened and to choose, in a binding, the right class of exception.
+ */
+#ifndef TEPAL_ERROR_H
+#define TEPAL_ERROR_H
+
+#include <errno.h>
+#include <tepal/base.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/** Whose number an error's value is. */
+typedef enum tepal_domain {
+    TEPAL_DOMAIN_SYSTEM = 1, /**< errno(3) */
+    TEPAL_DOMAIN_TEPAL,      /**< the table below */
+    TEPAL_DOMAIN_RESOLVER,   /**< getaddrinfo(3)'s EAI_ values, made positive */
+    TEPAL_DOMAIN_TLS,        /**< the TLS engine's reason codes */
+    TEPAL_DOMAIN_USER        /**< yours: Tepal only carries it */
+} tepal_domain;
+
+/** A code from its parts, as a constant expression. */
+#define TEPAL_ERROR(domain, value) (-(((int)(domain) << 24) | (int)(value)))
+/** The code of an errno value. */
+#define TEPAL_SYSTEM(number) TEPAL_ERROR(TEPAL_DOMAIN_SYSTEM, number)
+
+/** Tepal's own errors: name, value, sentence. The one table behind the enum, the names and the sentences. */
+#define TEPAL_ERROR_TABLE(X)                                                                                         \
+    X(ECLOSED, 1, "the loop, transport or server is closed or closing")                                              \
+    X(ECANCELED, 2, "the operation was cancelled")                                                                   \
+    X(EPENDING, 3, "the future has no result yet")                                                                   \
+    X(EDONE, 4, "the future already has a result")                                                                   \
+    X(ERECURSION, 5, "the loop cannot be run or closed from one of its own callbacks")                               \
+    X(ETHREAD, 6, "called from a thread that does not run this loop")                                                \
+    X(EINVARIANT, 7, "an invariant of the library does not hold")                                                    \
+    X(ETRUNCATED, 8, "the peer ended the stream without saying that it was complete")                                \
+    X(ESLOW, 9, "a callback ran longer than the debug limit")                                                        \
+    X(ESTOPPED, 10, "the loop was stopped before the future was done")                                               \
+    X(EREFUSED, 11, "the address was refused by the program's own check")
+
+#define TEPAL_ERROR_ENUM(name, value, text) TEPAL_##name = TEPAL_ERROR(TEPAL_DOMAIN_TEPAL, value),
+enum { TEPAL_ERROR_TABLE(TEPAL_ERROR_ENUM) TEPAL_ERROR_TABLE_END = 0 };
+#undef TEPAL_ERROR_ENUM
+
+/** Errors of the system that Tepal itself returns; each is TEPAL_SYSTEM of the errno of that name. */
+enum {
+    TEPAL_EPERM = TEPAL_SYSTEM(EPERM),         /**< regular files and directories cannot be watched */
+    TEPAL_ENOENT = TEPAL_SYSTEM(ENOENT),       /**< not registered */
+    TEPAL_EBADF = TEPAL_SYSTEM(EBADF),         /**< not an open descriptor */
+    TEPAL_ENOMEM = TEPAL_SYSTEM(ENOMEM),       /**< the allocator returned NULL */
+    TEPAL_EBUSY = TEPAL_SYSTEM(EBUSY),         /**< already queued, registered or owned by a transport */
+    TEPAL_EINVAL = TEPAL_SYSTEM(EINVAL),       /**< an argument or option is wrong */
+    TEPAL_EPIPE = TEPAL_SYSTEM(EPIPE),         /**< written after write_eof */
+    TEPAL_ENOTSUP = TEPAL_SYSTEM(EOPNOTSUPP),  /**< this driver, transport or system cannot do it */
+    TEPAL_ENOBUFS = TEPAL_SYSTEM(ENOBUFS),     /**< past the write cap: nothing was queued */
+    TEPAL_ETIMEDOUT = TEPAL_SYSTEM(ETIMEDOUT), /**< a time limit passed */
+    TEPAL_EMSGSIZE = TEPAL_SYSTEM(EMSGSIZE)    /**< too long */
+};
+
+/**
+ * An error with its circumstances, as futures and connection_lost carry it.
+ *
+ * Owned by what hands it to you and valid as long as that says; copy what you want to keep.
+ */
+typedef struct tepal_error {
+    int code;                        /**< negative */
+    const char *text;                /**< a sentence; never NULL */
+    const tepal_address *address;    /**< the address concerned, or NULL */
+    const struct tepal_error *next;  /**< the attempt that failed before this one, or NULL */
+} tepal_error;
+
+/** A negative code from a domain and its value (0 to 16,777,215). Any thread. */
+TEPAL_API int tepal_error_make(tepal_domain domain, int value);
+
+/** The domain of a negative code. Any thread. */
+TEPAL_API tepal_domain tepal_error_domain(int code);
+
+/** The value of a negative code within its domain: an errno, say. Any thread. */
+TEPAL_API int tepal_error_value(int code);
+
+/** A sentence for any code, "Connection refused"; "success" for 0 and counts. Static; any thread. */
+TEPAL_API const char *tepal_strerror(int code);
+
+/** A code's symbol, "ECONNREFUSED" or "TEPAL_ECLOSED"; "unknown" if it has none. Static; any thread. */
+TEPAL_API const char *tepal_error_name(int code);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

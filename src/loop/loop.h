@@ -1,0 +1,173 @@
+/*
+ * The loop's inside, shared by the files of src/loop and by the layers above it.
+ */
+#ifndef TPI_LOOP_H
+#define TPI_LOOP_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <sys/types.h>
+#include "base/alloc.h"
+#include "driver/driver.h"
+#include "loop/timers.h"
+#include <tepal/future.h>
+#include <tepal/loop.h>
+
+/* What tepal_work.state says. Timers use other values while they are in the wheel (timers.c). */
+enum { TPI_WORK_IDLE = 0, TPI_WORK_QUEUED = 1 };
+
+typedef struct tpi_call tpi_call;
+typedef struct tpi_signals tpi_signals;
+typedef struct tpi_watches tpi_watches;
+
+/* A first-in first-out queue of intrusive work. */
+typedef struct tpi_queue {
+    tepal_work *first;
+    tepal_work *last; /* undefined while first is NULL */
+} tpi_queue;
+
+/* The callbacks that call_soon, call_later and call_at made: slots with generations, behind handles (ready.c). */
+typedef struct tpi_calls {
+    tpi_call **chunks; /* TPI_CALLS_CHUNK slots each */
+    uint32_t chunk_count;
+    tpi_call *free; /* linked by timer.work.next */
+} tpi_calls;
+
+/* Who is told when the loop closes, after every transport has ended and before the queues are dropped. */
+typedef struct tpi_closer {
+    struct tpi_closer *next, **link;
+    void (*closing)(struct tpi_closer *closer);
+} tpi_closer;
+
+typedef enum tpi_phase {
+    TPI_PHASE_OPEN,
+    TPI_PHASE_CLOSING, /* inside tepal_loop_close(): nothing new is accepted */
+    TPI_PHASE_CLOSED
+} tpi_phase;
+
+struct tepal_loop {
+    tpi_driver *driver; /* NULL once closed */
+    tpi_realloc realloc;
+
+    tpi_queue ready;
+    tpi_calls calls;
+    tpi_timers timers;
+
+    /* Output written in this callback and not yet handed down: net's list, and how to flush it (NULL: nothing). */
+    void *corked;
+    void (*flush_corked)(tepal_loop *loop);
+    void *net; /* net's state shared by the transports of a loop; freed by net_free */
+    void (*net_free)(tepal_loop *loop);
+
+    tepal_order order;
+    unsigned drain_limit;
+    bool debug;
+    bool stop;      /* leave after this turn */
+    bool running;   /* a thread is in a turn */
+    bool waiting;   /* ... and in its wait */
+    bool interrupted;
+    int interrupt_code;
+    tpi_phase phase;
+    int64_t turn_time_ns; /* 0: not read since the wait */
+    int64_t slow_callback_ns;
+    pthread_t thread; /* valid while running */
+    pid_t pid;        /* who made it or called after_fork */
+
+    tepal_loop_hooks hooks;
+    void (*report)(tepal_loop *, const char *, const tepal_error *, void *);
+    void *report_argument;
+    tepal_loop_stats stats;
+
+    tpi_closer *closers;
+    tpi_watches *watches; /* behind add_reader and add_writer; NULL: none yet */
+    tpi_signals *signals; /* NULL: none yet */
+
+    /* Touched by other threads. */
+    atomic_uint references;
+    _Atomic(tepal_work *) posts;      /* newest first; TPI_POSTS_CLOSED once nothing is taken any more (wakeup.c) */
+    _Atomic(uint64_t) signals_pending; /* bit n-1: signal n has arrived */
+    atomic_uint wakers;               /* threads and handlers that are about to use the driver's wake */
+    atomic_bool wakeable;             /* false once the driver is going away */
+};
+
+/* ready.c: the queue, and the callbacks with handles */
+
+static inline void tpi_queue_push(tpi_queue *queue, tepal_work *work) {
+    work->next = NULL;
+    if (queue->first == NULL) {
+        queue->first = work;
+    } else {
+        queue->last->next = work;
+    }
+    queue->last = work;
+}
+
+static inline tepal_work *tpi_queue_pop(tpi_queue *queue) {
+    tepal_work *work = queue->first;
+    if (work != NULL) {
+        queue->first = work->next;
+    }
+    return work;
+}
+
+/* Queue a work that is known to be idle, after merging posts. The loop must be open or closing. */
+void tpi_loop_queue(tepal_loop *loop, tepal_work *work);
+
+/* Run what a turn may run of the ready queue. */
+void tpi_ready_run(tepal_loop *loop);
+/* Drop everything: intrusive work runs with TEPAL_ECLOSED, callbacks vanish. */
+void tpi_ready_drop(tepal_loop *loop);
+void tpi_calls_free(tepal_loop *loop);
+
+/* Whether the calling code may go on: 0, TEPAL_ECLOSED, or in debug mode TEPAL_ETHREAD after reporting it. */
+int tpi_loop_check_slow(const tepal_loop *loop);
+static inline int tpi_loop_check(const tepal_loop *loop) {
+    if (__builtin_expect(loop->phase != TPI_PHASE_OPEN || loop->debug, 0)) {
+        return tpi_loop_check_slow(loop);
+    }
+    return 0;
+}
+
+/* Hand down what was written, after an upcall or callback. */
+static inline void tpi_loop_flush(tepal_loop *loop) {
+    if (loop->corked != NULL) {
+        loop->flush_corked(loop);
+    }
+}
+
+/* wakeup.c: work from other threads */
+#define TPI_POSTS_CLOSED ((tepal_work *)(uintptr_t)1)
+void tpi_posts_merge_slow(tepal_loop *loop);
+static inline void tpi_posts_merge(tepal_loop *loop) {
+    if (atomic_load_explicit(&loop->posts, memory_order_relaxed) != NULL) {
+        tpi_posts_merge_slow(loop);
+    }
+}
+/* Take nothing any more; what was posted moves to the ready queue. */
+void tpi_posts_close(tepal_loop *loop);
+/* Wait until no thread or handler is inside the driver's wake, and let none in again. */
+void tpi_wakeup_close(tepal_loop *loop);
+
+/* signals.c */
+void tpi_signals_dispatch(tepal_loop *loop); /* run the callbacks of the signals pending */
+void tpi_signals_close(tepal_loop *loop);
+
+/* watches.c */
+void tpi_watches_free(tepal_loop *loop);
+
+/* debug.c: reports, and the checks of debug mode */
+void tpi_report(tepal_loop *loop, const char *what, int code);
+/* A broken invariant (DESIGN's number, 1 to 7). */
+void tpi_invariant(tepal_loop *loop, int number, const char *what);
+#define TPI_INVARIANT(loop, number, condition)                                                                       \
+    do {                                                                                                             \
+        if (__builtin_expect((loop)->debug, 0) && !(condition)) {                                                    \
+            tpi_invariant((loop), (number), #condition);                                                             \
+        }                                                                                                            \
+    } while (0)
+
+/* Hear of the loop's closing; the closer is unlinked before it is called. */
+void tpi_loop_add_closer(tepal_loop *loop, tpi_closer *closer);
+void tpi_loop_remove_closer(tpi_closer *closer);
+
+#endif

@@ -1,0 +1,45 @@
+/*
+ * Timers: a hierarchical wheel of intrusive timers. Start, move and stop are O(1) and allocate nothing; timers come
+ * out exactly in the order of their deadlines and, for equal ones, of their (last) start. Never early.
+ */
+#ifndef TPI_TIMERS_H
+#define TPI_TIMERS_H
+
+#include <tepal/loop.h>
+
+#define TPI_TIMERS_LEVELS 11
+#define TPI_TIMERS_SLOTS 64
+
+typedef struct tpi_timers {
+    int64_t elapsed_ns;                        /* every timer due before this has been moved to due */
+    uint64_t sequence;                         /* of the last start */
+    size_t count;                              /* started, due ones too */
+    tepal_timer *due;                          /* to be popped, in order */
+    uint64_t occupied[TPI_TIMERS_LEVELS];      /* a bit per slot that holds timers */
+    tepal_timer *slots[TPI_TIMERS_LEVELS][TPI_TIMERS_SLOTS];
+} tpi_timers;
+
+void tpi_timers_init(tpi_timers *timers, int64_t now_ns);
+
+/* Start, or move if started. Any deadline; the past counts as due with the next advance. */
+void tpi_timers_start(tpi_timers *timers, tepal_timer *timer, int64_t deadline_ns);
+
+/* Whether it was started. At its return nothing refers to timer, and its state is 0. */
+bool tpi_timers_stop(tpi_timers *timers, tepal_timer *timer);
+
+/* Not before this will anything be due: the exact earliest deadline where that is cheap, else a time before it. INT64_MAX: none. */
+int64_t tpi_timers_next(tpi_timers *timers);
+
+/*
+ * Let time pass: what is due at now_ns becomes poppable. Timers started after this, even for the past, wait for the
+ * next advance, so a timer that restarts itself at 0 cannot keep pop from ending.
+ */
+void tpi_timers_advance(tpi_timers *timers, int64_t now_ns);
+
+/* The next timer that is due, unstarted again; NULL: none is left. */
+tepal_timer *tpi_timers_pop(tpi_timers *timers);
+
+/* Any started timer, unstarted again; NULL: none is left. For the end of a loop. */
+tepal_timer *tpi_timers_take(tpi_timers *timers);
+
+#endif
