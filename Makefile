@@ -1,0 +1,64 @@
+# A thin front for Meson and Ninja. Each target sets up what it needs first; scripts/setup does nothing where
+# nothing is missing.
+
+BUILD ?= build
+PREFIX ?= /usr/local
+FUZZ_SECONDS ?= 60
+
+export BUILD
+
+.PHONY: all demo test check sanitize bench soak fuzz mutants install clean
+
+all:
+	@scripts/setup build
+	@scripts/build $(BUILD)
+
+# A server and 1,000 connections, every byte checked: see Tepal at work.
+demo: all
+	@scripts/demo
+
+# Every test. The last line is "N passed, N failed, N skipped".
+test:
+	@scripts/setup build test
+	@scripts/build $(BUILD)
+	@scripts/test
+
+# Formatting, clang-tidy, cppcheck, and builds without a warning.
+check:
+	@scripts/setup build check
+	@scripts/check
+
+# The tests under ASan and UBSan, then under TSan.
+sanitize:
+	@scripts/setup build test check
+	@scripts/sanitize
+
+# Tepal beside a bare epoll loop, libuv and libevent.
+bench:
+	@scripts/setup build bench
+	@scripts/build build-bench -Dbench=true -Dtests=false
+	@BUILD=build-bench bench/run
+
+# The tests with every repetition count in full; hours.
+soak:
+	@scripts/setup build test
+	@scripts/build $(BUILD)
+	@TEST_SOAK=1 tests/run
+
+# Every fuzz target for FUZZ_SECONDS.
+fuzz:
+	@scripts/setup build check
+	@scripts/fuzz $(FUZZ_SECONDS)
+
+# Takes the fix for each known fault out in turn, and shows the test that notices.
+mutants:
+	@scripts/setup build test
+	@scripts/mutants
+
+install:
+	@scripts/setup build
+	@scripts/build $(BUILD) -Dprefix=$(PREFIX)
+	@meson install -C $(BUILD) --no-rebuild
+
+clean:
+	rm -rf build build-* $(BUILD)
