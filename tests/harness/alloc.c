@@ -9,14 +9,12 @@ static atomic_size_t fail_at; /* the value of `calls` at which to fail; 0 is nev
 static atomic_bool fail_onwards;
 static atomic_bool has_failed;
 
-static bool must_fail(size_t call)
-{
+static bool must_fail(size_t call) {
     const size_t at = atomic_load(&fail_at);
     return at != 0 && (call == at || (call > at && atomic_load(&fail_onwards)));
 }
 
-void *test_counting_alloc(void *memory, size_t size)
-{
+void *test_counting_alloc(void *memory, size_t size) {
     if (size == 0) {
         if (memory)
             atomic_fetch_sub(&live, 1);
@@ -34,24 +32,20 @@ void *test_counting_alloc(void *memory, size_t size)
     return result;
 }
 
-size_t test_alloc_live(void)
-{
+size_t test_alloc_live(void) {
     return atomic_load(&live);
 }
 
-size_t test_alloc_calls(void)
-{
+size_t test_alloc_calls(void) {
     return atomic_load(&calls);
 }
 
-void test_alloc_fail_at(size_t n, bool onwards)
-{
+void test_alloc_fail_at(size_t n, bool onwards) {
     atomic_store(&has_failed, false);
     atomic_store(&fail_onwards, onwards);
     atomic_store(&fail_at, n == 0 ? 0 : atomic_load(&calls) + n);
 }
 
-bool test_alloc_has_failed(void)
-{
+bool test_alloc_has_failed(void) {
     return atomic_load(&has_failed);
 }

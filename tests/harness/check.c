@@ -16,26 +16,22 @@ static const test_item *current_item;
 static bool is_forked;
 static jmp_buf back_to_runner;
 
-void test_enter(test_report *report, const test_item *item, bool forked)
-{
+void test_enter(test_report *report, const test_item *item, bool forked) {
     current_report = report;
     current_item = item;
     is_forked = forked;
 }
 
-test_report *test_current_report(void)
-{
+test_report *test_current_report(void) {
     return current_report;
 }
 
-const char *test_driver(void)
-{
+const char *test_driver(void) {
     return current_item ? current_item->driver : NULL;
 }
 
 /* Runs the test. Comes back here, in no-fork mode, also when the test skips itself. */
-void test_run_body(const test_item *item)
-{
+void test_run_body(const test_item *item) {
     if (item->driver)
         setenv("TEPAL_DRIVER", item->driver, 1);
     if (is_forked || setjmp(back_to_runner) == 0)
@@ -43,14 +39,12 @@ void test_run_body(const test_item *item)
 }
 
 /* Only the first outcome counts: after a failure, other threads may still fail while the process goes down. */
-static bool claim(test_outcome outcome)
-{
+static bool claim(test_outcome outcome) {
     int expected = TEST_UNFINISHED;
     return atomic_compare_exchange_strong(&current_report->outcome, &expected, (int)outcome);
 }
 
-static bool is_being_debugged(void)
-{
+static bool is_being_debugged(void) {
     char line[128];
     bool traced = false;
     FILE *status = fopen("/proc/self/status", "re");
@@ -65,8 +59,7 @@ static bool is_being_debugged(void)
     return traced;
 }
 
-void test_fail(const char *file, int line, const char *format, ...)
-{
+void test_fail(const char *file, int line, const char *format, ...) {
     char what[900];
     va_list arguments;
 
@@ -88,8 +81,7 @@ void test_fail(const char *file, int line, const char *format, ...)
     _exit(1);
 }
 
-void test_skip(const char *format, ...)
-{
+void test_skip(const char *format, ...) {
     va_list arguments;
 
     va_start(arguments, format);
@@ -102,21 +94,18 @@ void test_skip(const char *format, ...)
     longjmp(back_to_runner, 1);
 }
 
-void test_check_integers(const char *file, int line, const char *expression, bool holds, intmax_t a, intmax_t b)
-{
+void test_check_integers(const char *file, int line, const char *expression, bool holds, intmax_t a, intmax_t b) {
     if (!holds)
         test_fail(file, line, "%s (left is %jd, right is %jd)", expression, a, b);
 }
 
-void test_check_ok(const char *file, int line, const char *expression, intmax_t code)
-{
+void test_check_ok(const char *file, int line, const char *expression, intmax_t code) {
     if (code < 0)
         test_fail(file, line, "%s gave %jd: %s", expression, code,
                   tepal_strerror ? tepal_strerror((int)code) : "an error");
 }
 
-void test_check_strings(const char *file, int line, const char *expression, const char *a, const char *b)
-{
+void test_check_strings(const char *file, int line, const char *expression, const char *a, const char *b) {
     const bool equal = a && b ? strcmp(a, b) == 0 : a == b;
 
     if (!equal)
@@ -124,9 +113,7 @@ void test_check_strings(const char *file, int line, const char *expression, cons
                   a ? "\"" : "", b ? "\"" : "", b ? b : "NULL", b ? "\"" : "");
 }
 
-void test_check_memory(const char *file, int line, const char *expression, const void *a, const void *b,
-                       size_t size)
-{
+void test_check_memory(const char *file, int line, const char *expression, const void *a, const void *b, size_t size) {
     const unsigned char *left = a;
     const unsigned char *right = b;
 

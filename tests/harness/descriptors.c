@@ -6,8 +6,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-test_fd_set test_fds_take(void)
-{
+test_fd_set test_fds_take(void) {
     test_fd_set set = {0};
     DIR *directory = opendir("/proc/self/fd");
 
@@ -28,16 +27,14 @@ test_fd_set test_fds_take(void)
     return set;
 }
 
-int test_fd_count(void)
-{
+int test_fd_count(void) {
     test_fd_set set = test_fds_take();
 
     free(set.fds);
     return set.count;
 }
 
-static bool contains(const test_fd_set *set, int fd)
-{
+static bool contains(const test_fd_set *set, int fd) {
     for (int i = 0; i < set->count; i++) {
         if (set->fds[i] == fd)
             return true;
@@ -46,8 +43,7 @@ static bool contains(const test_fd_set *set, int fd)
 }
 
 /* Adds " 7 (socket:[123])" to the list. */
-static void describe(char *list, size_t size, int fd)
-{
+static void describe(char *list, size_t size, int fd) {
     char link[64];
     char target[128];
     const size_t used = strlen(list);
@@ -59,8 +55,7 @@ static void describe(char *list, size_t size, int fd)
 }
 
 /* Fails the test if it left a descriptor open, or closed one that it did not open. */
-void test_fds_compare(const test_fd_set *before)
-{
+void test_fds_compare(const test_fd_set *before) {
     char list[700] = "";
     test_fd_set after = test_fds_take();
 
@@ -79,8 +74,7 @@ void test_fds_compare(const test_fd_set *before)
     free(after.fds);
 }
 
-const char *test_directory(void)
-{
+const char *test_directory(void) {
     test_report *report = test_current_report();
 
     if (report->directory[0] == '\0') {
@@ -92,8 +86,7 @@ const char *test_directory(void)
     return report->directory;
 }
 
-static int remove_one(const char *path, const struct stat *status, int type, struct FTW *place)
-{
+static int remove_one(const char *path, const struct stat *status, int type, struct FTW *place) {
     (void)status;
     (void)type;
     (void)place;
@@ -101,8 +94,7 @@ static int remove_one(const char *path, const struct stat *status, int type, str
     return 0;
 }
 
-void test_directory_remove(const char *path)
-{
+void test_directory_remove(const char *path) {
     if (path[0])
         nftw(path, remove_one, 8, FTW_DEPTH | FTW_PHYS);
 }

@@ -10,19 +10,21 @@
 /* The drivers that TEST_DRIVERS runs on, ended by NULL. */
 extern const char *const test_driver_table[];
 
-/* One test to run: a case, and for per-driver cases one of the drivers. */
-typedef struct {
-    const test_case *test;
-    const char *driver; /* or NULL */
-    char label[256];    /* "suite/name" or "suite/name:driver" */
-} test_item;
-
 typedef enum {
     TEST_UNFINISHED,
     TEST_PASSED,
     TEST_FAILED,
     TEST_SKIPPED,
 } test_outcome;
+
+/* One test to run: a case, and for per-driver cases one of the drivers. */
+typedef struct {
+    const test_case *test;
+    const char *driver;   /* or NULL */
+    char label[256];      /* "suite/name" or "suite/name:driver" */
+    test_outcome outcome; /* once it has run */
+    double seconds;
+} test_item;
 
 /* What a test's process tells the runner, in memory that both see. A grandchild that fails writes it too. */
 typedef struct {
@@ -38,12 +40,6 @@ typedef struct {
     bool no_fork;
 } test_options;
 
-typedef struct {
-    int passed;
-    int failed;
-    int skipped;
-} test_totals;
-
 /* registry.c: every test x driver whose label begins with one of the filters (all if there are none), in the
  * order they run. The caller frees the array. */
 test_item *test_select(char *const *filters, int filter_count, const char *only_driver, size_t *count);
@@ -53,9 +49,9 @@ void test_enter(test_report *report, const test_item *item, bool forked);
 test_report *test_current_report(void);
 void test_run_body(const test_item *item);
 
-/* runner.c */
-test_totals test_run_forked(const test_item *items, size_t count, const test_options *options);
-test_totals test_run_here(const test_item *items, size_t count, const test_options *options);
+/* runner.c: run them, and note each one's outcome. */
+void test_run_forked(test_item *items, size_t count, const test_options *options);
+void test_run_here(test_item *items, size_t count);
 
 /* time.c */
 int test_timeout_factor(void);

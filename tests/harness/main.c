@@ -22,10 +22,10 @@ static const char usage[] =
 enum { OPTION_FORK = 256, OPTION_NO_FORK };
 
 static const struct option long_options[] = {
-    {"list", no_argument, NULL, 'l'},          {"verbose", no_argument, NULL, 'v'},
-    {"jobs", required_argument, NULL, 'j'},    {"driver", required_argument, NULL, 'd'},
-    {"fork", no_argument, NULL, OPTION_FORK},  {"no-fork", no_argument, NULL, OPTION_NO_FORK},
-    {"help", no_argument, NULL, 'h'},          {0},
+    {"list", no_argument, NULL, 'l'},         {"verbose", no_argument, NULL, 'v'},
+    {"jobs", required_argument, NULL, 'j'},   {"driver", required_argument, NULL, 'd'},
+    {"fork", no_argument, NULL, OPTION_FORK}, {"no-fork", no_argument, NULL, OPTION_NO_FORK},
+    {"help", no_argument, NULL, 'h'},         {0},
 };
 
 typedef struct {
@@ -35,8 +35,7 @@ typedef struct {
     bool always_fork;
 } arguments;
 
-static arguments parse(int argc, char **argv)
-{
+static arguments parse(int argc, char **argv) {
     const long processors = sysconf(_SC_NPROCESSORS_ONLN);
     arguments result = {.run.jobs = processors > 0 ? (int)processors : 1};
 
@@ -75,8 +74,40 @@ static arguments parse(int argc, char **argv)
     return result;
 }
 
-int main(int argc, char **argv)
-{
+/* One line for the items of `suite`, or with NULL the line of totals for all. Returns how many failed. */
+static int print_totals(const test_item *items, size_t count, const char *suite) {
+    int totals[TEST_SKIPPED + 1] = {0};
+    double seconds = 0;
+
+    for (size_t i = 0; i < count; i++) {
+        if (!suite || strcmp(items[i].test->suite, suite) == 0) {
+            totals[items[i].outcome]++;
+            seconds += items[i].seconds;
+        }
+    }
+    if (suite)
+        printf("%-12s ", suite);
+    printf("%d passed, %d failed, %d skipped", totals[TEST_PASSED], totals[TEST_FAILED], totals[TEST_SKIPPED]);
+    if (suite)
+        printf(" (%.2f s)", seconds);
+    printf("\n");
+    return totals[TEST_FAILED];
+}
+
+/* A line for each suite, at its first test; then the line of totals, which scripts read. */
+static bool print_summary(const test_item *items, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        bool is_first = true;
+
+        for (size_t j = 0; j < i && is_first; j++)
+            is_first = strcmp(items[j].test->suite, items[i].test->suite) != 0;
+        if (is_first)
+            print_totals(items, count, items[i].test->suite);
+    }
+    return print_totals(items, count, NULL) == 0;
+}
+
+int main(int argc, char **argv) {
     const arguments asked = parse(argc, argv);
     size_t count = 0;
     test_item *items = test_select(argv + optind, argc - optind, asked.driver, &count);
@@ -92,10 +123,13 @@ int main(int argc, char **argv)
     }
 
     const bool here = asked.run.no_fork || (count == 1 && optind < argc && !asked.always_fork);
-    const test_totals totals =
-        here ? test_run_here(items, count, &asked.run) : test_run_forked(items, count, &asked.run);
 
+    if (here)
+        test_run_here(items, count);
+    else
+        test_run_forked(items, count, &asked.run);
+
+    const bool passed = print_summary(items, count);
     free(items);
-    printf("%d passed, %d failed, %d skipped\n", totals.passed, totals.failed, totals.skipped);
-    return totals.failed == 0 ? 0 : 1;
+    return passed ? 0 : 1;
 }

@@ -6,20 +6,17 @@
 static test_case *registered;
 static size_t registered_count;
 
-void test_register(test_case *test)
-{
+void test_register(test_case *test) {
     test->next = registered;
     registered = test;
     registered_count++;
 }
 
-static bool begins_with(const char *text, const char *prefix)
-{
+static bool begins_with(const char *text, const char *prefix) {
     return strncmp(text, prefix, strlen(prefix)) == 0;
 }
 
-static bool is_selected(const test_item *item, char *const *filters, int filter_count)
-{
+static bool is_selected(const test_item *item, char *const *filters, int filter_count) {
     for (int i = 0; i < filter_count; i++) {
         if (begins_with(item->label, filters[i]))
             return true;
@@ -29,8 +26,7 @@ static bool is_selected(const test_item *item, char *const *filters, int filter_
 
 /* Those that want to be alone come last, so that the others can fill the machine first; then by suite, and in
  * the order of the source, which the linker does not keep. */
-static int compare(const void *left, const void *right)
-{
+static int compare(const void *left, const void *right) {
     const test_case *a = ((const test_item *)left)->test;
     const test_case *b = ((const test_item *)right)->test;
     int difference = (int)(a->flags & TEST_IS_ALONE) - (int)(b->flags & TEST_IS_ALONE);
@@ -46,8 +42,7 @@ static int compare(const void *left, const void *right)
     return difference;
 }
 
-test_item *test_select(char *const *filters, int filter_count, const char *only_driver, size_t *count)
-{
+test_item *test_select(char *const *filters, int filter_count, const char *only_driver, size_t *count) {
     size_t drivers = 0;
     while (test_driver_table[drivers])
         drivers++;

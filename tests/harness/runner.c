@@ -21,7 +21,7 @@ enum {
 
 typedef struct {
     pid_t pid; /* 0: free */
-    const test_item *item;
+    test_item *item;
     test_report *report;
     int output_fd;
     int64_t started_ns;
@@ -30,33 +30,27 @@ typedef struct {
 
 typedef struct {
     const test_options *options;
-    test_totals totals;
-    test_totals suite_totals;
     slot *slots;
     int busy;
 } runner;
 
-static int time_limit_s(const test_report *report)
-{
+static int time_limit_s(const test_report *report) {
     return atomic_load(&report->timeout_s) * test_timeout_factor();
 }
 
-static void report_reset(test_report *report)
-{
+static void report_reset(test_report *report) {
     memset(report, 0, sizeof *report);
     atomic_store(&report->timeout_s, DEFAULT_TIMEOUT_S);
 }
 
 /* What must hold after every test that came to its end. */
-static void check_nothing_is_left(const test_fd_set *fds_before)
-{
+static void check_nothing_is_left(const test_fd_set *fds_before) {
     test_fds_compare(fds_before);
     if (test_alloc_live() != 0)
         test_fail(__FILE__, __LINE__, "%zu blocks of test_counting_alloc were not freed", test_alloc_live());
 }
 
-static _Noreturn void run_child(const slot *self, pid_t runner_pid)
-{
+static _Noreturn void run_child(const slot *self, pid_t runner_pid) {
     sigset_t none;
 
     setpgid(0, 0);
@@ -81,8 +75,7 @@ static _Noreturn void run_child(const slot *self, pid_t runner_pid)
     exit(0); /* not _exit: the leak checker and the coverage counters work at exit */
 }
 
-static void start(runner *self, slot *place, const test_item *item)
-{
+static void start(runner *self, slot *place, test_item *item) {
     const pid_t runner_pid = getpid();
 
     place->item = item;
@@ -103,8 +96,7 @@ static void start(runner *self, slot *place, const test_item *item)
 }
 
 /* Print the end of what the test wrote, indented. */
-static void show_output(int fd)
-{
+static void show_output(int fd) {
     char *text = malloc(SHOWN_OUTPUT + 1);
     const off_t size = lseek(fd, 0, SEEK_END);
     const off_t from = size > SHOWN_OUTPUT ? size - SHOWN_OUTPUT : 0;
@@ -122,8 +114,7 @@ static void show_output(int fd)
 }
 
 /* The outcome, and for everything but a pass the reason in words. */
-static test_outcome judge(const slot *place, int status, char *reason, size_t size)
-{
+static test_outcome judge(const slot *place, int status, char *reason, size_t size) {
     const test_outcome claimed = (test_outcome)atomic_load(&place->report->outcome);
 
     if (claimed == TEST_FAILED || claimed == TEST_SKIPPED)
@@ -149,19 +140,13 @@ static test_outcome judge(const slot *place, int status, char *reason, size_t si
     return claimed;
 }
 
-static void count(test_totals *totals, test_outcome outcome)
-{
-    totals->passed += outcome == TEST_PASSED;
-    totals->failed += outcome == TEST_FAILED;
-    totals->skipped += outcome == TEST_SKIPPED;
-}
-
-static void finish(runner *self, slot *place, int status)
-{
+static void finish(runner *self, slot *place, int status) {
     char reason[1100] = "";
     const test_outcome outcome = judge(place, status, reason, sizeof reason);
     const double seconds = (double)(test_now_ns() - place->started_ns) / 1e9;
 
+    place->item->outcome = outcome;
+    place->item->seconds = seconds;
     if (outcome == TEST_FAILED) {
         printf("FAIL  %s (%.2f s)\n      %s\n", place->item->label, seconds, reason);
         show_output(place->output_fd);
@@ -171,7 +156,6 @@ static void finish(runner *self, slot *place, int status)
         printf("PASS  %s (%.2f s)\n", place->item->label, seconds);
     }
     fflush(stdout);
-    count(&self->totals, outcome);
     kill(-place->pid, SIGKILL); /* processes that the test left behind */
     test_directory_remove(place->report->directory);
     close(place->output_fd);
@@ -180,8 +164,7 @@ static void finish(runner *self, slot *place, int status)
 }
 
 /* Collect the children that ended, and end those whose time is up. */
-static void reap(runner *self)
-{
+static void reap(runner *self) {
     for (int i = 0; i < self->options->jobs; i++) {
         slot *place = &self->slots[i];
         int status;
@@ -198,8 +181,7 @@ static void reap(runner *self)
     }
 }
 
-static slot *free_slot(runner *self)
-{
+static slot *free_slot(runner *self) {
     for (int i = 0; i < self->options->jobs; i++) {
         if (self->slots[i].pid == 0)
             return &self->slots[i];
@@ -208,13 +190,11 @@ static slot *free_slot(runner *self)
 }
 
 /* Tests that want to be alone are last in the order, so once one has come, all that follow are alone too. */
-static bool may_start(const runner *self, const test_item *item)
-{
+static bool may_start(const runner *self, const test_item *item) {
     return self->busy < (item->test->flags & TEST_IS_ALONE ? 1 : self->options->jobs);
 }
 
-test_totals test_run_forked(const test_item *items, size_t count, const test_options *options)
-{
+void test_run_forked(test_item *items, size_t count, const test_options *options) {
     runner self = {.options = options};
     const size_t jobs = (size_t)options->jobs;
     const struct timespec watchdog_period = {.tv_nsec = 50 * 1000000};
@@ -243,17 +223,13 @@ test_totals test_run_forked(const test_item *items, size_t count, const test_opt
     }
     munmap(reports, jobs * sizeof *reports);
     free(self.slots);
-    return self.totals;
 }
 
 /* In this process, for a debugger: no watchdog, and the first failure ends everything. */
-test_totals test_run_here(const test_item *items, size_t item_count, const test_options *options)
-{
-    test_totals totals = {0};
+void test_run_here(test_item *items, size_t count) {
     test_report report;
 
-    (void)options;
-    for (size_t i = 0; i < item_count; i++) {
+    for (size_t i = 0; i < count; i++) {
         test_fd_set before = test_fds_take();
 
         report_reset(&report);
@@ -262,13 +238,12 @@ test_totals test_run_here(const test_item *items, size_t item_count, const test_
         test_directory_remove(report.directory);
         if (atomic_load(&report.outcome) == TEST_SKIPPED) {
             printf("SKIP  %s: %s\n", items[i].label, report.message);
+            items[i].outcome = TEST_SKIPPED;
         } else {
             check_nothing_is_left(&before);
-            atomic_store(&report.outcome, TEST_PASSED);
             printf("PASS  %s\n", items[i].label);
+            items[i].outcome = TEST_PASSED;
         }
-        count(&totals, (test_outcome)atomic_load(&report.outcome));
         free(before.fds);
     }
-    return totals;
 }

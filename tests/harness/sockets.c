@@ -11,13 +11,11 @@
 
 enum { POLL_LIMIT_MS = 10000 };
 
-void test_socketpair(int fds[2])
-{
+void test_socketpair(int fds[2]) {
     CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds), 0);
 }
 
-void test_tcp_pair(int fds[2])
-{
+void test_tcp_pair(int fds[2]) {
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t length = sizeof address;
     const int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -39,8 +37,7 @@ void test_tcp_pair(int fds[2])
     CHECK_EQ(fcntl(fds[0], F_SETFL, flags | O_NONBLOCK), 0);
 }
 
-int test_poll(int fd, short events)
-{
+int test_poll(int fd, short events) {
     struct pollfd entry = {.fd = fd, .events = events};
     int count;
 
@@ -51,8 +48,7 @@ int test_poll(int fd, short events)
     return entry.revents;
 }
 
-void test_write_all(int fd, const void *data, size_t size)
-{
+void test_write_all(int fd, const void *data, size_t size) {
     for (const char *rest = data; size > 0;) {
         const ssize_t count = write(fd, rest, size);
 
@@ -66,8 +62,7 @@ void test_write_all(int fd, const void *data, size_t size)
     }
 }
 
-void test_read_exactly(int fd, void *data, size_t size)
-{
+void test_read_exactly(int fd, void *data, size_t size) {
     for (char *rest = data; size > 0;) {
         const ssize_t count = read(fd, rest, size);
 

@@ -41,18 +41,17 @@ typedef struct test_case {
 
 void test_register(test_case *test);
 
-#define TEST_DEFINE(suite_, name_, flags_)                                                                     \
-    static void test_body_##suite_##_##name_(void);                                                            \
-    __attribute__((constructor)) static void test_register_##suite_##_##name_(void)                            \
-    {                                                                                                          \
-        static test_case test = {.suite = #suite_,                                                             \
-                                 .name = #name_,                                                               \
-                                 .file = __FILE__,                                                             \
-                                 .line = __LINE__,                                                             \
-                                 .flags = (flags_),                                                            \
-                                 .run = test_body_##suite_##_##name_};                                         \
-        test_register(&test);                                                                                  \
-    }                                                                                                          \
+#define TEST_DEFINE(suite_, name_, flags_)                                                                             \
+    static void test_body_##suite_##_##name_(void);                                                                    \
+    __attribute__((constructor)) static void test_register_##suite_##_##name_(void) {                                  \
+        static test_case test = {.suite = #suite_,                                                                     \
+                                 .name = #name_,                                                                       \
+                                 .file = __FILE__,                                                                     \
+                                 .line = __LINE__,                                                                     \
+                                 .flags = (flags_),                                                                    \
+                                 .run = test_body_##suite_##_##name_};                                                 \
+        test_register(&test);                                                                                          \
+    }                                                                                                                  \
     static void test_body_##suite_##_##name_(void)
 
 /** A test, run once. */
@@ -75,17 +74,15 @@ _Noreturn void test_skip(const char *format, ...) __attribute__((format(printf, 
 void test_check_integers(const char *file, int line, const char *expression, bool holds, intmax_t a, intmax_t b);
 void test_check_ok(const char *file, int line, const char *expression, intmax_t code);
 void test_check_strings(const char *file, int line, const char *expression, const char *a, const char *b);
-void test_check_memory(const char *file, int line, const char *expression, const void *a, const void *b,
-                       size_t size);
+void test_check_memory(const char *file, int line, const char *expression, const void *a, const void *b, size_t size);
 
 #define CHECK(condition) ((condition) ? (void)0 : test_fail(__FILE__, __LINE__, "%s", #condition))
 
-#define TEST_COMPARE(a, operator, b)                                                                           \
-    do {                                                                                                       \
-        const intmax_t test_a_ = (intmax_t)(a);                                                                \
-        const intmax_t test_b_ = (intmax_t)(b);                                                                \
-        test_check_integers(__FILE__, __LINE__, #a " " #operator" " #b, test_a_ operator test_b_, test_a_,     \
-                            test_b_);                                                                          \
+#define TEST_COMPARE(a, op, b)                                                                                         \
+    do {                                                                                                               \
+        const intmax_t test_a_ = (intmax_t)(a);                                                                        \
+        const intmax_t test_b_ = (intmax_t)(b);                                                                        \
+        test_check_integers(__FILE__, __LINE__, #a " " #op " " #b, test_a_ op test_b_, test_a_, test_b_);              \
     } while (0)
 
 /** Integers of any type; both values are printed. */

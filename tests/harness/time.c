@@ -12,14 +12,12 @@
 #endif
 #endif
 
-static bool is_soak(void)
-{
+static bool is_soak(void) {
     const char *soak = getenv("TEST_SOAK");
     return soak && strcmp(soak, "1") == 0;
 }
 
-bool test_is_slow_build(void)
-{
+bool test_is_slow_build(void) {
 #ifdef IS_SANITIZED
     return true;
 #else
@@ -28,8 +26,7 @@ bool test_is_slow_build(void)
 #endif
 }
 
-int test_timeout_factor(void)
-{
+int test_timeout_factor(void) {
     const char *text = getenv("TEST_TIMEOUT");
     const int asked = text ? atoi(text) : 0;
     const int factor = asked > 0 ? asked : 1;
@@ -37,13 +34,11 @@ int test_timeout_factor(void)
     return factor * (test_is_slow_build() ? 4 : 1) * (is_soak() ? 60 : 1);
 }
 
-void test_set_timeout(int seconds)
-{
+void test_set_timeout(int seconds) {
     atomic_store(&test_current_report()->timeout_s, seconds);
 }
 
-int64_t test_rounds(int64_t soak, int64_t normal)
-{
+int64_t test_rounds(int64_t soak, int64_t normal) {
     if (is_soak())
         return soak;
     if (test_is_slow_build() && normal > 20)
@@ -51,8 +46,7 @@ int64_t test_rounds(int64_t soak, int64_t normal)
     return normal;
 }
 
-int64_t test_now_ns(void)
-{
+int64_t test_now_ns(void) {
     struct timespec now;
 
     clock_gettime(CLOCK_MONOTONIC, &now);

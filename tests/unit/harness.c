@@ -6,13 +6,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-TEST_DRIVERS(harness, a_driver_test_knows_its_driver)
-{
+TEST_DRIVERS(harness, a_driver_test_knows_its_driver) {
     CHECK_STR(getenv("TEPAL_DRIVER"), test_driver());
 }
 
-TEST(harness, the_counting_allocator_counts_blocks_and_calls)
-{
+TEST(harness, the_counting_allocator_counts_blocks_and_calls) {
     void *block = test_counting_alloc(NULL, 10);
 
     block = test_counting_alloc(block, 20);
@@ -23,8 +21,7 @@ TEST(harness, the_counting_allocator_counts_blocks_and_calls)
     CHECK_EQ(test_alloc_calls(), 2);
 }
 
-TEST(harness, the_counting_allocator_fails_the_call_it_is_told_to)
-{
+TEST(harness, the_counting_allocator_fails_the_call_it_is_told_to) {
     test_alloc_fail_at(2, false);
     void *first = test_counting_alloc(NULL, 1);
     CHECK(first != NULL);
@@ -43,8 +40,7 @@ TEST(harness, the_counting_allocator_fails_the_call_it_is_told_to)
     test_counting_alloc(third, 0);
 }
 
-static void check_pair(int fds[2])
-{
+static void check_pair(int fds[2]) {
     char text[6];
 
     test_write_all(fds[0], "hello", 6);
@@ -56,8 +52,7 @@ static void check_pair(int fds[2])
     close(fds[1]);
 }
 
-TEST(harness, socket_pairs_are_connected_and_do_not_block)
-{
+TEST(harness, socket_pairs_are_connected_and_do_not_block) {
     const int before = test_fd_count();
     int fds[2];
 
@@ -69,8 +64,7 @@ TEST(harness, socket_pairs_are_connected_and_do_not_block)
     CHECK_EQ(test_fd_count(), before);
 }
 
-TEST(harness, a_random_sequence_repeats_and_streams_differ)
-{
+TEST(harness, a_random_sequence_repeats_and_streams_differ) {
     test_prng a = test_prng_start(1);
     test_prng b = test_prng_start(1);
     test_prng c = test_prng_start(2);
@@ -84,8 +78,7 @@ TEST(harness, a_random_sequence_repeats_and_streams_differ)
     CHECK_LT(test_prng_below(&a, 10), 10);
 }
 
-TEST(harness, the_test_directory_is_there_and_stays_the_same)
-{
+TEST(harness, the_test_directory_is_there_and_stays_the_same) {
     struct stat status;
     const char *path = test_directory();
 
