@@ -30,12 +30,12 @@ typedef struct tepal_producer {
  * Register the one producer of a transport. It is the caller's and must live until unregistered or stopped.
  *
  * streaming: a push producer, called pause at once if writing is paused now; else a pull producer, asked from the next
- * turn on. A transport that is closed with a producer registered sends what that writes until it unregisters. Returns 0;
+ * turn on. After close() and abort() it is told to stop, from the ready queue: a closing transport accepts nothing. Returns 0;
  * TEPAL_EBUSY if there is one; TEPAL_EINVAL; TEPAL_ENOMEM; on a closing transport TEPAL_ECLOSED, and stop is not called.
  */
 TEPAL_API int tepal_transport_register_producer(tepal_transport *transport, tepal_producer *producer, bool streaming);
 
-/** Unregister the producer: it is not called again. A close() that waited for it goes on. Returns 0 or TEPAL_ENOENT. */
+/** Unregister the producer: it is not called again. Returns 0 or TEPAL_ENOENT. */
 TEPAL_API int tepal_transport_unregister_producer(tepal_transport *transport);
 
 /** How a pipe behaves; zero is the default of each member. */

@@ -82,7 +82,8 @@ TEPAL_API int tepal_transport_flush(tepal_transport *transport);
 TEPAL_API int tepal_transport_drain(tepal_transport *transport, tepal_future **future);
 
 /**
- * End the writing side after what is buffered (half-close). Reading goes on. Twice is harmless.
+ * End the writing side after what is buffered (half-close). Reading goes on. Twice is harmless. Once both sides have
+ * ended, by write_eof here and the peer's EOF, the transport closes by itself.
  *
  * Returns 0; TEPAL_ENOTSUP where tepal_transport_can_write_eof() is false, and nothing is lost; TEPAL_ECLOSED.
  */

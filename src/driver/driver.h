@@ -75,6 +75,7 @@ struct tpi_upcalls {
     /* release() is complete: fd is the owner's, and held bytes were read from it and not delivered. Last word. */
     void (*released)(tpi_object *object, int fd, const uint8_t *held, size_t length);
     void (*closed)(tpi_object *object); /* the descriptor is closed and nothing refers to object. Last word. */
+    void (*ending)(tpi_object *object); /* from the loop, not the driver: it is being closed; end what object carries and close() it */
 };
 
 /* Blocking work for a thread. Embedded by its owner, who sets work and done; free again inside done. */

@@ -1,0 +1,188 @@
+/*
+ * A transport's inside, shared by the files of src/net.
+ *
+ *   protocol
+ *      |  write.c: the cork (what one callback writes, joined)      transport.c: birth, end, protocol swap, queries
+ *   filters (filter.c), topmost first                               flow.c: pausing and resuming, both ways; marks
+ *      |  stream.c: the bottom: driver upcalls, output chain, EOF, linger
+ *   driver
+ */
+#ifndef TPI_STREAM_H
+#define TPI_STREAM_H
+
+#include "base/buffer.h"
+#include "driver/driver.h"
+#include "loop/loop.h"
+#include <tepal/filter.h>
+#include <tepal/producer.h>
+#include <tepal/server.h>
+#include <tepal/transport.h>
+
+#define TPI_WRITE_HIGH 65536u
+#define TPI_WRITE_CAP (16u << 20)
+#define TPI_LINGER_NS TEPAL_SEC(2)
+#define TPI_SEND_PIECES 64 /* gathered in one send */
+
+typedef enum tpi_transport_flag {
+    TPI_MADE = 1 << 0,           /* connection_made has begun */
+    TPI_CLOSING = 1 << 1,        /* close, abort or an error: nothing is accepted from above */
+    TPI_ENDED = 1 << 2,          /* nothing is left to send: connection_lost is queued, or runs, or has run */
+    TPI_LOST = 1 << 3,           /* connection_lost has been called */
+    TPI_EOF_RECEIVED = 1 << 4,   /* the protocol has been told of the peer's EOF */
+    TPI_EOF_WANTED = 1 << 5,     /* write_eof: nothing is accepted from above */
+    TPI_EOF_DUE = 1 << 6,        /* the bottom is to send FIN once the chain is empty */
+    TPI_EOF_SENT = 1 << 7,
+    TPI_PAUSED_READING = 1 << 8, /* by the protocol */
+    TPI_PAUSED_WRITING = 1 << 9, /* the protocol has been told */
+    TPI_CLOSE_DUE = 1 << 10,     /* the bottom is to end once the chain is empty */
+    TPI_RESET = 1 << 11,         /* aborted: close with a reset */
+    TPI_NO_RESET = 1 << 12,      /* option */
+    TPI_BORROWED = 1 << 13,      /* option */
+    TPI_HAS_SENT = 1 << 14,      /* something was handed to the kernel */
+    TPI_LINGERING = 1 << 15,     /* lost, and draining unread input */
+    TPI_IS_UNIX = 1 << 16,
+    TPI_PIPED = 1 << 17,         /* the source of a tepal_pipe */
+    TPI_BELOW_PAUSED = 1 << 18,  /* the lowest filter, or flow itself, wants no bytes from the driver */
+    TPI_STOP_PRODUCER = 1 << 19  /* the event is to stop the producer */
+} tpi_transport_flag;
+
+typedef struct tpi_chunk tpi_chunk;
+typedef struct tpi_drain tpi_drain;
+
+/* What only some transports need; made when first asked for. */
+typedef struct tpi_extras {
+    uint64_t high, low, cap; /* marks of the write buffer */
+    int64_t linger_ns;
+    void (*released)(void *argument, int fd);
+    void *released_argument;
+    tepal_producer *producer; /* producer.c */
+    bool streaming;
+    bool producer_busy;       /* pull: it was asked, and what it wrote has not left yet */
+    tepal_work pull;          /* pull: asks the producer */
+    tpi_drain *drains;        /* futures of tepal_transport_drain(), oldest first (flow.c) */
+    tepal_timer linger;
+    tepal_future *established; /* of the filter being set up (filter.c) */
+} tpi_extras;
+
+/* The output chain while it is not empty, and the message in flight. */
+typedef struct tpi_sending {
+    tpi_output output;
+    tpi_message message;
+    struct iovec pieces[TPI_SEND_PIECES];
+} tpi_sending;
+
+struct tepal_transport {
+    tpi_object object; /* first: the driver's upcalls come with it */
+    tepal_loop *loop;  /* a reference */
+    tepal_protocol *protocol;
+    tepal_filter *filters; /* topmost; NULL: none */
+    tpi_chunk *cork;       /* NULL: nothing was written in this callback */
+    tpi_sending *sending;  /* NULL: nothing waits for the kernel */
+    tpi_extras *extras;    /* NULL: all defaults */
+    void *owner;           /* the server (a reference) of an accepted one; connect.c's attempt until it is made */
+    tepal_work event;      /* queues connection_made (adopt), the producer's stop, connection_lost */
+    uint32_t references;
+    uint32_t flags;
+    int code;     /* with which it ends; 0: cleanly */
+    uint32_t accepted; /* 1: owner is a server */
+};
+
+/* transport.c: birth and end */
+
+/*
+ * Memory for a transport with one reference, the loop's; upcalls go to up. Its object is not open yet: open or adopt it
+ * through the driver. options may be NULL.
+ */
+int tpi_transport_new(tepal_loop *loop, const tepal_transport_options *options, const tpi_upcalls *up, tepal_transport **transport);
+
+/* Socket options of a TCP transport, from its options; to be called once its object is open. */
+void tpi_transport_configure(tepal_transport *transport, const tepal_transport_options *options, int family);
+
+/* A transport whose object never opened, or is closed, and that was never made: give its memory back. */
+void tpi_transport_discard(tepal_transport *transport);
+
+/*
+ * Put the protocol on, call connection_made, start reading. From dispatch or the ready queue, with the object open and
+ * connected; sets object.up. From here on the transport ends through connection_lost.
+ */
+void tpi_transport_made(tepal_transport *transport, tepal_protocol *protocol);
+
+/* As made, from the ready queue later on: for calls that must not call up. */
+void tpi_transport_made_soon(tepal_transport *transport, tepal_protocol *protocol);
+
+/* Begin the end with this code (0: cleanly) and discard output; connection_lost is queued. Again: nothing. */
+void tpi_transport_fail(tepal_transport *transport, int code);
+
+/* Everything is sent (or discarded): queue connection_lost. */
+void tpi_transport_end(tepal_transport *transport);
+
+/* The extras, made if there are none. NULL if memory is short. */
+tpi_extras *tpi_transport_extras(tepal_transport *transport);
+
+/* write.c */
+
+/* Hand the cork down, if there is one. */
+void tpi_transport_drain_cork(tepal_transport *transport);
+/* Drop the cork, if there is one. */
+void tpi_transport_drop_cork(tepal_transport *transport);
+
+/* stream.c: the bottom */
+
+extern const tpi_upcalls tpi_stream_upcalls;
+
+/* Send or queue; all is taken. A failure ends the transport with its code, which is returned. */
+int tpi_stream_write(tepal_transport *transport, const struct iovec *pieces, size_t count);
+/* The same for the writer's own memory: release runs exactly once, here or later, unless an error below 0 is returned. */
+int tpi_stream_write_owned(tepal_transport *transport, const struct iovec *pieces, size_t count, tepal_release release, void *argument);
+void tpi_stream_write_eof(tepal_transport *transport); /* FIN after the chain */
+void tpi_stream_close(tepal_transport *transport);     /* end after the chain */
+void tpi_stream_update_reading(tepal_transport *transport); /* start or stop the driver's reading, by the flags */
+/* connection_lost has returned: linger, or close or release the descriptor. */
+void tpi_stream_retire(tepal_transport *transport);
+
+/* flow.c */
+
+uint64_t tpi_flow_high(const tepal_transport *transport);
+uint64_t tpi_flow_low(const tepal_transport *transport);
+uint64_t tpi_flow_cap(const tepal_transport *transport);
+/* The buffer grew: pause the protocol and the producer if it passed the high mark. */
+void tpi_flow_grown(tepal_transport *transport);
+/* The buffer fell: resume them if it is at the low mark or below. */
+void tpi_flow_fallen(tepal_transport *transport);
+/* Connection lost: fail the drain futures. */
+void tpi_flow_lost(tepal_transport *transport, const tepal_error *error);
+
+/* filter.c */
+
+int64_t tpi_filters_received(tepal_transport *transport, const uint8_t *data, size_t length);
+int tpi_filters_received_eof(tepal_transport *transport);
+int tpi_filters_write(tepal_transport *transport, const struct iovec *pieces, size_t count);
+int tpi_filters_write_eof(tepal_transport *transport);
+void tpi_filters_close(tepal_transport *transport);
+void tpi_filters_abort(tepal_transport *transport, int code);
+void tpi_filters_lost(tepal_transport *transport, const tepal_error *error);
+void tpi_filters_flush(tepal_transport *transport);
+void tpi_filters_pause(tepal_transport *transport);  /* from the protocol */
+void tpi_filters_resume(tepal_transport *transport); /* from the protocol */
+void tpi_filters_writable(tepal_transport *transport);
+uint64_t tpi_filters_buffered(const tepal_transport *transport);
+bool tpi_filters_can_write_eof(const tepal_transport *transport);
+
+/* The top: deliver to the protocol. Returns bytes used (0 while it has paused), or below 0 once it ended the transport. */
+int64_t tpi_protocol_received(tepal_transport *transport, const uint8_t *data, size_t length);
+/* As eof_received; 0 has closed the transport, below 0 has aborted it. */
+int tpi_protocol_received_eof(tepal_transport *transport);
+
+/* producer.c */
+
+void tpi_producer_pause(tepal_transport *transport);   /* writing was paused */
+void tpi_producer_resume(tepal_transport *transport);  /* writing was resumed: push producers go on */
+void tpi_producer_drained(tepal_transport *transport); /* the buffer is empty: a pull producer is asked again (queued) */
+void tpi_producer_stop(tepal_transport *transport);    /* from the ready queue: unregister, and tell it */
+
+/* server.c */
+
+/* A connection of this server has been lost; gives back its reference. */
+void tpi_server_connection_lost(tepal_server *server);
+
+#endif
