@@ -1,0 +1,39 @@
+/* What every echo server of the benchmark shares: one command line, one way to announce its port and one report of
+ * its CPU time at exit, so that the programs differ in the library alone. It must never touch a message. */
+#ifndef BENCH_SERVE_H
+#define BENCH_SERVE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+    SERVE_BACKLOG = 1024,         /* what every server passes to listen() */
+    SERVE_READ_BYTES = 64 * 1024, /* what every server that may choose offers to one read */
+    SERVE_PIECES_MAX = 64,
+};
+
+typedef struct serve_options {
+    uint16_t port;   /* on 127.0.0.1; 0 lets the kernel choose */
+    unsigned pieces; /* 1: answer with one write; more: cut each chunk that was read into that many */
+    bool gathered;   /* the pieces leave by one call that gathers them, instead of one write each */
+} serve_options;
+
+/** Read the command line (see usage in serve.c). Prints what is wrong and exits with status 2 if it makes no sense. */
+serve_options serve_parse(int argc, char **argv);
+
+/** Length of one piece, so that `length` bytes make at most `pieces` of them. */
+static inline size_t serve_piece(size_t length, unsigned pieces) {
+    return (length + pieces - 1) / pieces;
+}
+
+/** Print `listening 127.0.0.1:PORT`, the line for which the harness waits. */
+void serve_announce(uint16_t port);
+
+/** Print this process's CPU time as one JSON line; call it last. */
+void serve_report(const char *server);
+
+/** Print `what` with errno's text and exit with status 1: a benchmark server does not go on half set up. */
+_Noreturn void serve_fail(const char *what);
+
+#endif
