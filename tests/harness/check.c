@@ -39,7 +39,7 @@ void test_run_body(const test_item *item) {
 }
 
 /* Only the first outcome counts: after a failure, other threads may still fail while the process goes down. */
-static bool claim(test_outcome outcome) {
+bool test_claim(test_outcome outcome) {
     int expected = TEST_UNFINISHED;
     return atomic_compare_exchange_strong(&current_report->outcome, &expected, (int)outcome);
 }
@@ -63,10 +63,12 @@ void test_fail(const char *file, int line, const char *format, ...) {
     char what[900];
     va_list arguments;
 
+    while (strncmp(file, "../", 3) == 0) /* the build folder is below the tree's root */
+        file += 3;
     va_start(arguments, format);
     vsnprintf(what, sizeof what, format, arguments);
     va_end(arguments);
-    if (claim(TEST_FAILED))
+    if (test_claim(TEST_FAILED))
         snprintf(current_report->message, sizeof current_report->message, "%s:%d: %s", file, line, what);
     fflush(NULL);
     if (is_forked)
@@ -85,7 +87,7 @@ void test_skip(const char *format, ...) {
     va_list arguments;
 
     va_start(arguments, format);
-    if (claim(TEST_SKIPPED))
+    if (test_claim(TEST_SKIPPED))
         vsnprintf(current_report->message, sizeof current_report->message, format, arguments);
     va_end(arguments);
     fflush(NULL);

@@ -47,6 +47,8 @@ test_item *test_select(char *const *filters, int filter_count, const char *only_
 /* check.c: where this process reports to, and what it runs. In no-fork mode a skip jumps back to the runner. */
 void test_enter(test_report *report, const test_item *item, bool forked);
 test_report *test_current_report(void);
+/* Settle the outcome; false if it is settled already. */
+bool test_claim(test_outcome outcome);
 void test_run_body(const test_item *item);
 
 /* runner.c: run them, and note each one's outcome. */
