@@ -80,10 +80,11 @@ struct tpi_upcalls {
 
 /* Blocking work for a thread. Embedded by its owner, who sets work and done; free again inside done. */
 struct tpi_job {
-    tpi_job *next;
     void (*work)(tpi_job *job);             /* on a thread */
-    void (*done)(tpi_job *job, int status); /* from dispatch: 0, or TEPAL_ECANCELED if work never began */
+    void (*done)(tpi_job *job, int status); /* from dispatch: 0, or TEPAL_ECANCELED if work never began or was lost in a fork */
     tpi_driver *driver;                     /* the driver's; NULL while not offloaded */
+    tpi_job *next, **link;                  /* the driver's: in its queues; link is NULL once work has begun */
+    tpi_job *known_next, **known_link;      /* the driver's: among all jobs that are not delivered */
 };
 
 /* A name to resolve; embedded by its owner, who sets the first part. Free again inside done. */
@@ -94,10 +95,10 @@ struct tpi_resolve {
     int family;                    /* AF_INET, AF_INET6 or 0 */
     bool passive;
     void (*done)(tpi_resolve *request); /* from dispatch */
+    bool canceled;                 /* the driver's */
     int code;                      /* result: 0 or an error; TEPAL_ECANCELED after cancel */
     size_t count;                  /* result */
     tepal_address *addresses;      /* result: the owner's, freed with the driver's realloc(p, 0) */
-    tpi_realloc realloc;           /* the driver's, must be callable on a thread */
 };
 
 typedef enum tpi_query {
