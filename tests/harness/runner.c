@@ -72,7 +72,7 @@ static _Noreturn void run_child(const slot *self, pid_t runner_pid) {
     check_nothing_is_left(&before);
     free(before.fds);
     test_claim(TEST_PASSED); /* unless a child of the test has failed */
-    exit(0); /* not _exit: the leak checker and the coverage counters work at exit */
+    exit(0);                 /* not _exit: the leak checker and the coverage counters work at exit */
 }
 
 static void start(runner *self, slot *place, test_item *item) {
