@@ -40,9 +40,16 @@ typedef struct {
     bool no_fork;
 } test_options;
 
-/* registry.c: every test x driver whose label begins with one of the filters (all if there are none), in the
- * order they run. The caller frees the array. */
-test_item *test_select(char *const *filters, int filter_count, const char *only_driver, size_t *count);
+/* Which tests to run; what is NULL or 0 selects all. */
+typedef struct {
+    char *const *prefixes; /* of labels; one of them must fit */
+    int prefix_count;
+    const char *driver; /* of the tests that run once per driver, those on this one */
+    const char *folder; /* "unit", "conformance", "torture": where the test's file is */
+} test_selection;
+
+/* registry.c: every test x driver that is selected, in the order they run. The caller frees the array. */
+test_item *test_select(const test_selection *selection, size_t *count);
 
 /* check.c: where this process reports to, and what it runs. In no-fork mode a skip jumps back to the runner. */
 void test_enter(test_report *report, const test_item *item, bool forked);

@@ -15,6 +15,7 @@ static const char usage[] =
     "  -v, --verbose      print the tests that pass, too\n"
     "  -j, --jobs N       run N tests at once (default: one per processor)\n"
     "  -d, --driver NAME  of the tests that run once per driver, only those on this one\n"
+    "  -f, --folder NAME  only those of one folder: unit, conformance, torture\n"
     "      --fork         fork even for a single test\n"
     "      --no-fork      run every test in this process\n"
     "  -h, --help         print this\n";
@@ -22,15 +23,20 @@ static const char usage[] =
 enum { OPTION_FORK = 256, OPTION_NO_FORK };
 
 static const struct option long_options[] = {
-    {"list", no_argument, NULL, 'l'},         {"verbose", no_argument, NULL, 'v'},
-    {"jobs", required_argument, NULL, 'j'},   {"driver", required_argument, NULL, 'd'},
-    {"fork", no_argument, NULL, OPTION_FORK}, {"no-fork", no_argument, NULL, OPTION_NO_FORK},
-    {"help", no_argument, NULL, 'h'},         {0},
+    {"list", no_argument, NULL, 'l'},
+    {"verbose", no_argument, NULL, 'v'},
+    {"jobs", required_argument, NULL, 'j'},
+    {"driver", required_argument, NULL, 'd'},
+    {"folder", required_argument, NULL, 'f'},
+    {"fork", no_argument, NULL, OPTION_FORK},
+    {"no-fork", no_argument, NULL, OPTION_NO_FORK},
+    {"help", no_argument, NULL, 'h'},
+    {0},
 };
 
 typedef struct {
     test_options run;
-    const char *driver;
+    test_selection selection;
     bool list;
     bool always_fork;
 } arguments;
@@ -39,7 +45,7 @@ static arguments parse(int argc, char **argv) {
     const long processors = sysconf(_SC_NPROCESSORS_ONLN);
     arguments result = {.run.jobs = processors > 0 ? (int)processors : 1};
 
-    for (int option; (option = getopt_long(argc, argv, "lvj:d:h", long_options, NULL)) != -1;) {
+    for (int option; (option = getopt_long(argc, argv, "lvj:d:f:h", long_options, NULL)) != -1;) {
         switch (option) {
         case 'l':
             result.list = true;
@@ -51,7 +57,10 @@ static arguments parse(int argc, char **argv) {
             result.run.jobs = atoi(optarg);
             break;
         case 'd':
-            result.driver = optarg;
+            result.selection.driver = optarg;
+            break;
+        case 'f':
+            result.selection.folder = optarg;
             break;
         case OPTION_FORK:
             result.always_fork = true;
@@ -71,6 +80,8 @@ static arguments parse(int argc, char **argv) {
         fputs("tests/run: --jobs wants a number above 0\n", stderr);
         exit(2);
     }
+    result.selection.prefixes = argv + optind;
+    result.selection.prefix_count = argc - optind;
     return result;
 }
 
@@ -110,10 +121,10 @@ static bool print_summary(const test_item *items, size_t count) {
 int main(int argc, char **argv) {
     const arguments asked = parse(argc, argv);
     size_t count = 0;
-    test_item *items = test_select(argv + optind, argc - optind, asked.driver, &count);
+    test_item *items = test_select(&asked.selection, &count);
 
-    if (!items || (count == 0 && optind < argc)) {
-        fputs("tests/run: no test begins with that; see --list\n", stderr);
+    if (!items || count == 0) {
+        fputs("tests/run: no such test; see --list\n", stderr);
         return 2;
     }
     if (asked.list) {

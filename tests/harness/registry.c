@@ -16,12 +16,24 @@ static bool begins_with(const char *text, const char *prefix) {
     return strncmp(text, prefix, strlen(prefix)) == 0;
 }
 
-static bool is_selected(const test_item *item, char *const *filters, int filter_count) {
-    for (int i = 0; i < filter_count; i++) {
-        if (begins_with(item->label, filters[i]))
+/* Whether the file's path has a folder of this name. */
+static bool is_in_folder(const char *path, const char *folder) {
+    char part[64];
+
+    snprintf(part, sizeof part, "/%s/", folder);
+    return strstr(path, part) != NULL;
+}
+
+static bool is_selected(const test_item *item, const test_selection *selection) {
+    if (selection->driver && item->driver && strcmp(item->driver, selection->driver) != 0)
+        return false;
+    if (selection->folder && !is_in_folder(item->test->file, selection->folder))
+        return false;
+    for (int i = 0; i < selection->prefix_count; i++) {
+        if (begins_with(item->label, selection->prefixes[i]))
             return true;
     }
-    return filter_count == 0;
+    return selection->prefix_count == 0;
 }
 
 /* Those that want to be alone come last, so that the others can fill the machine first; then by suite, and in
@@ -42,7 +54,7 @@ static int compare(const void *left, const void *right) {
     return difference;
 }
 
-test_item *test_select(char *const *filters, int filter_count, const char *only_driver, size_t *count) {
+test_item *test_select(const test_selection *selection, size_t *count) {
     size_t drivers = 0;
     while (test_driver_table[drivers])
         drivers++;
@@ -59,13 +71,11 @@ test_item *test_select(char *const *filters, int filter_count, const char *only_
             test_item *item = &items[used];
             const char *driver = per_driver ? test_driver_table[i] : NULL;
 
-            if (only_driver && driver && strcmp(driver, only_driver) != 0)
-                continue;
             item->test = test;
             item->driver = driver;
             snprintf(item->label, sizeof item->label, "%s/%s%s%s", test->suite, test->name, driver ? ":" : "",
                      driver ? driver : "");
-            if (is_selected(item, filters, filter_count))
+            if (is_selected(item, selection))
                 used++;
         }
     }
