@@ -39,7 +39,7 @@ struct tpi_object {
     int fd;                     /* read only for the owner; -1 once closed or released */
     uint8_t kind;               /* driver: tpi_kind, 0 while not open */
     bool direct;                /* owner: ask up->get_buffer for a place before reading */
-    uint16_t reserved;
+    bool borrowed;              /* owner: abandon() must not close the descriptor */
     uint32_t bits;              /* driver */
 };
 
@@ -76,6 +76,7 @@ struct tpi_upcalls {
     void (*released)(tpi_object *object, int fd, const uint8_t *held, size_t length);
     void (*closed)(tpi_object *object); /* the descriptor is closed and nothing refers to object. Last word. */
     void (*ending)(tpi_object *object); /* from the loop, not the driver: it is being closed; end what object carries and close() it */
+    void (*abandoned)(tpi_object *object); /* from the loop in a forked child: give back object's memory, and call nobody */
 };
 
 /* Blocking work for a thread. Embedded by its owner, who sets work and done; free again inside done. */
@@ -89,13 +90,15 @@ struct tpi_job {
 
 /* A name to resolve; embedded by its owner, who sets the first part. Free again inside done. */
 struct tpi_resolve {
-    tpi_job job;                   /* the driver's */
+    tpi_job job;                   /* the driver's; first */
     char host[256];                /* empty: loopback or, with passive, wildcard addresses */
     uint16_t port;
     int family;                    /* AF_INET, AF_INET6 or 0 */
     bool passive;
     void (*done)(tpi_resolve *request); /* from dispatch */
-    bool canceled;                 /* the driver's */
+    bool canceled;                 /* the driver's, as what follows it */
+    void *resolved;
+    tpi_realloc realloc;
     int code;                      /* result: 0 or an error; TEPAL_ECANCELED after cancel */
     size_t count;                  /* result */
     tepal_address *addresses;      /* result: the owner's, freed with the driver's realloc(p, 0) */
@@ -104,7 +107,7 @@ struct tpi_resolve {
 typedef enum tpi_query {
     TPI_QUERY_LOCAL,  /* tepal_address */
     TPI_QUERY_PEER,   /* tepal_address */
-    TPI_QUERY_UNREAD  /* size_t: bytes received and not delivered, held ones too; 1 stands for an EOF or reset to be read as well as for a byte */
+    TPI_QUERY_UNREAD  /* size_t: bytes received and not delivered, held ones too */
 } tpi_query;
 
 typedef enum tpi_option {
@@ -191,6 +194,7 @@ struct tpi_driver {
     const tpi_driver_ops *ops;
     tpi_realloc realloc;
     bool backlog;          /* something is left to deliver without waiting: wait with 0 */
+    bool interrupted;      /* set by the loop in an upcall: return from dispatch right after it, and keep the rest */
     atomic_bool sleeping;  /* set by the loop around a wait; who adds work from elsewhere wakes only then */
     _Atomic(tpi_job *) done_jobs; /* finished on a thread, newest first; delivered by dispatch */
     size_t objects;        /* open ones, watches not counted; 0 before destroy */

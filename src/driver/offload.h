@@ -14,9 +14,10 @@ typedef struct tpi_offload {
     tpi_driver *driver;
     unsigned max_threads;
     unsigned thread_count;
-    pthread_t *threads;      /* max_threads of them, once there was work; NULL before */
-    tpi_job *known;          /* every job submitted and not delivered; threads never touch this list */
-    tpi_job *canceled;       /* taken out before they began, to be told so; oldest first */
+    pthread_t *threads; /* max_threads of them, once there was work; NULL before */
+    tpi_job *known;     /* every job submitted and not delivered; threads never touch this list */
+    tpi_job *finished;  /* taken from done_jobs and left over by an interrupted dispatch; oldest first */
+    tpi_job *canceled;  /* taken out before they began, to be told so; oldest first */
     tpi_job **canceled_end;
 
     pthread_mutex_t mutex;   /* for what follows */
@@ -24,7 +25,7 @@ typedef struct tpi_offload {
     tpi_job *queued;         /* not begun; oldest first */
     tpi_job **queued_end;
     unsigned queued_count;
-    unsigned idle;           /* threads that wait for work */
+    unsigned idle; /* threads that wait for work */
     bool ending;
 } tpi_offload;
 
@@ -39,10 +40,13 @@ void tpi_offload_cancel(tpi_offload *offload, tpi_job *job);
 
 /* Whether dispatch has something to deliver. The loop asks once more after it has set driver->sleeping. */
 static inline bool tpi_offload_has_done(const tpi_offload *offload) {
-    return offload->canceled != NULL || atomic_load(&offload->driver->done_jobs) != NULL;
+    return offload->canceled != NULL || offload->finished != NULL || atomic_load(&offload->driver->done_jobs) != NULL;
 }
 
-/* Call done of the jobs that have finished or were cancelled by now, oldest first. done may submit and cancel. */
+/*
+ * Call done of the jobs that have finished or were cancelled by now, oldest first. done may submit and cancel. Ends early,
+ * with the rest kept, once driver->interrupted is set.
+ */
 void tpi_offload_dispatch(tpi_offload *offload);
 
 /*
