@@ -15,8 +15,12 @@
 #include "../serve.h"
 
 #define UNLIKELY(condition) __builtin_expect(!!(condition), 0)
+#define COLD __attribute__((cold, noinline)) /* kept out of the loop, whose registers it would take */
 
 enum { EVENTS_PER_WAIT = 256 };
+
+/* What an event is about: a connection's address, or one of these, which no address can be. */
+enum { TAG_LISTENER = 0, TAG_TERMINATE = 1 };
 
 /* Edge-triggered and registered once: no epoll_ctl follows, whatever the connection does. Loopback and TCP wake a
  * reader with IN and OUT set together, so asking for OUT too brings no event of its own. */
@@ -33,7 +37,7 @@ typedef struct connection {
 static unsigned char buffer[SERVE_READ_BYTES];
 static serve_options options;
 
-static void drop(connection *peer) {
+static COLD void drop(connection *peer) {
     close(peer->fd);
     free(peer->rest);
     free(peer);
@@ -51,7 +55,7 @@ static bool keep_rest(connection *peer, const unsigned char *data, size_t length
 }
 
 /* Send the remainder. Returns 1 once it is gone, 0 if the kernel is full again, -1 if the connection is lost. */
-static int send_rest(connection *peer) {
+static COLD int send_rest(connection *peer) {
     while (peer->rest_at < peer->rest_end) {
         ssize_t sent = send(peer->fd, peer->rest + peer->rest_at, peer->rest_end - peer->rest_at, MSG_NOSIGNAL);
         if (sent < 0) {
@@ -67,7 +71,7 @@ static int send_rest(connection *peer) {
 }
 
 /* The answer in pieces: one send each, or one call that gathers them. Returns the bytes taken, or -1. */
-static ssize_t send_pieces(connection *peer, size_t length) {
+static __attribute__((noinline)) ssize_t send_pieces(connection *peer, size_t length) {
     size_t piece = serve_piece(length, options.pieces);
     struct iovec parts[SERVE_PIECES_MAX];
     int count = 0;
@@ -93,7 +97,7 @@ static ssize_t send_pieces(connection *peer, size_t length) {
 }
 
 /* After a send that did not take everything. Returns false if the connection is lost. */
-static bool after_short_send(connection *peer, ssize_t sent, size_t length) {
+static COLD bool after_short_send(connection *peer, ssize_t sent, size_t length) {
     if (sent < 0) {
         if (errno != EAGAIN && errno != EINTR)
             return false;
@@ -139,7 +143,7 @@ static void serve(connection *peer, uint32_t events) {
     }
 }
 
-static void accept_all(int listener, int poller) {
+static COLD void accept_all(int listener, int poller) {
     for (;;) {
         int fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd < 0) {
@@ -193,8 +197,8 @@ static int terminate_fd(void) {
     return fd;
 }
 
-static void watch(int poller, int fd, void *tag) {
-    struct epoll_event event = {.events = EPOLLIN, .data.ptr = tag};
+static void watch(int poller, int fd, uint64_t tag) {
+    struct epoll_event event = {.events = EPOLLIN, .data.u64 = tag};
     if (epoll_ctl(poller, EPOLL_CTL_ADD, fd, &event) < 0)
         serve_fail("epoll_ctl");
 }
@@ -206,9 +210,8 @@ int main(int argc, char **argv) {
         serve_fail("epoll_create1");
     uint16_t port = 0;
     int listener = listen_on(options.port, &port);
-    static char listener_tag, terminate_tag;
-    watch(poller, listener, &listener_tag);
-    watch(poller, terminate_fd(), &terminate_tag);
+    watch(poller, listener, TAG_LISTENER);
+    watch(poller, terminate_fd(), TAG_TERMINATE);
     serve_announce(port);
 
     static struct epoll_event events[EVENTS_PER_WAIT];
@@ -220,14 +223,13 @@ int main(int argc, char **argv) {
             serve_fail("epoll_wait");
         }
         for (const struct epoll_event *event = events; event < events + count; event++) {
-            void *tag = event->data.ptr;
-            if (UNLIKELY(tag == &listener_tag)) {
+            if (UNLIKELY(event->data.u64 == TAG_LISTENER)) {
                 accept_all(listener, poller);
-            } else if (UNLIKELY(tag == &terminate_tag)) {
+            } else if (UNLIKELY(event->data.u64 == TAG_TERMINATE)) {
                 serve_report("epoll");
                 return 0;
             } else {
-                serve(tag, event->events);
+                serve(event->data.ptr, event->events);
             }
         }
     }

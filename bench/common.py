@@ -1,0 +1,237 @@
+"""What the measuring scripts share: the list of servers, starting and stopping them, the load generator, statistics
+and tables. It starts programs of the build directory alone, on loopback, and ends only what it started."""
+
+import argparse
+import json
+import os
+import platform
+import random
+import resource
+import select
+import signal
+import statistics
+import subprocess
+import sys
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+# Name, program in the build's bench/, environment. The first that exists is the subject, compared with all others.
+SERVERS = {
+    "tepal": ("echo_tepal", {"TEPAL_DRIVER": "epoll"}),
+    "tepal-poll": ("echo_tepal", {"TEPAL_DRIVER": "poll"}),
+    "epoll": ("echo_epoll", {}),
+    "libuv": ("echo_libuv", {}),
+    "libevent": ("echo_libevent", {}),
+}
+SUBJECT = "tepal"
+LIMIT = "epoll"
+NOT_COMPARED = ("tepal-poll",)  # measured only when named with --servers
+
+
+class Failure(Exception):
+    """A measurement that cannot be used; its text says why."""
+
+
+def arguments(description):
+    """The options that every script takes; the caller adds its own."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--build", default=os.environ.get("BUILD", "build-bench"), help="build directory")
+    parser.add_argument("--json", metavar="FILE", help="write the figures there too")
+    parser.add_argument("--servers", help="comma-separated names out of: " + ", ".join(SERVERS))
+    parser.add_argument("--server-cpu", type=int, default=1)
+    parser.add_argument("--load-cpu", type=int, default=0)
+    parser.add_argument("--quick", action="store_true", help="a look, not a measurement")
+    return parser
+
+
+def prepare(options):
+    """Make ends of the process orderly, and the limits those that thousands of connections need."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    options.build = os.path.join(ROOT, options.build)
+    cpus = os.sched_getaffinity(0)
+    if options.server_cpu not in cpus or options.load_cpu not in cpus:
+        note("not both CPUs %d and %d are here: nothing is pinned" % (options.server_cpu, options.load_cpu))
+        options.server_cpu = options.load_cpu = None
+
+
+def note(text):
+    print("bench: " + text, file=sys.stderr, flush=True)
+
+
+def program(options, name):
+    """Path of a built program, or None."""
+    path = os.path.join(options.build, "bench", name)
+    return path if os.path.exists(path) else None
+
+
+def servers_present(options):
+    """Names of the servers to measure; says which are left out and why."""
+    wanted = options.servers.split(",") if options.servers else [n for n in SERVERS if n not in NOT_COMPARED]
+    present = []
+    for name in wanted:
+        if name not in SERVERS:
+            raise Failure("no server is called %s" % name)
+        if program(options, SERVERS[name][0]):
+            present.append(name)
+        else:
+            note("%s is left out: there is no %s in %s/bench" % (name, SERVERS[name][0], options.build))
+    if not present:
+        raise Failure("nothing to measure in %s/bench: build with the option bench" % options.build)
+    return present
+
+
+def pinned(cpu):
+    return None if cpu is None else lambda: os.sched_setaffinity(0, {cpu})
+
+
+class Server:
+    """A server under test, running; use it in a with statement."""
+
+    def __init__(self, options, name, extra=(), environment=None, wrapper=(), patience=20):
+        binary, own = SERVERS[name]
+        command = [*wrapper, program(options, binary), "--port", "0", *extra]
+        self.name = name
+        self.report = None
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
+            env={**os.environ, **own, **(environment or {})}, preexec_fn=pinned(options.server_cpu))
+        self.pid = self.process.pid
+        try:
+            self.address = self._announced(patience)
+        except BaseException:
+            self._kill()
+            raise
+
+    def _announced(self, patience):
+        if not select.select([self.process.stdout], [], [], patience)[0]:
+            raise Failure("%s says nothing for %d seconds" % (self.name, patience))
+        line = self.process.stdout.readline().strip()
+        if not line.startswith("listening 127."):
+            raise Failure("%s says %r where `listening 127.0.0.1:PORT` was expected" % (self.name, line))
+        return line.split()[1]
+
+    def _kill(self):
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, value, trace):
+        if kind is not None:
+            self._kill()
+            return
+        self.process.terminate()
+        try:
+            text = self.process.communicate(timeout=30)[0]
+        except subprocess.TimeoutExpired:
+            self._kill()
+            raise Failure("%s does not end on SIGTERM" % self.name) from None
+        if self.process.returncode != 0:
+            raise Failure("%s ended with status %d" % (self.name, self.process.returncode))
+        lines = text.strip().splitlines()
+        self.report = json.loads(lines[-1]) if lines and lines[-1].startswith("{") else None
+
+
+def run_load(options, address, limit=60, **flags):
+    """Run the load generator to its end and return its report; a lost byte is a failure."""
+    command = [program(options, "load"), "--connect", address, "--limit", str(limit)]
+    if options.load_cpu is not None:
+        command += ["--cpu", str(options.load_cpu)]
+    for name, value in flags.items():
+        command += ["--" + name.replace("_", "-"), str(value)]
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=limit + 30)
+    except subprocess.TimeoutExpired:
+        raise Failure("the load generator does not end") from None
+    if done.returncode != 0:
+        raise Failure("the load generator failed: %s %s" % (done.stderr.strip(), done.stdout.strip()))
+    return json.loads(done.stdout)
+
+
+class Held:
+    """Idle connections that have echoed once, held open; use it in a with statement."""
+
+    def __init__(self, options, address, connections):
+        self.process = subprocess.Popen(
+            [program(options, "load"), "--connect", address, "--connections", str(connections), "--hold"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=pinned(options.load_cpu))
+        if not select.select([self.process.stdout], [], [], 60)[0] or \
+                self.process.stdout.readline() != "held %d\n" % connections:
+            self.process.kill()
+            self.process.wait()
+            raise Failure("%d connections could not be opened" % connections)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *unused):
+        try:
+            self.process.communicate("", timeout=30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def interval(values, resamples=4000):
+    """Median and its bootstrap 95% interval; the same values always give the same interval."""
+    if len(values) < 2:
+        return statistics.median(values), values[0], values[0]
+    source = random.Random(1)
+    medians = sorted(statistics.median(source.choices(values, k=len(values))) for _ in range(resamples))
+    return statistics.median(values), medians[int(resamples * 0.025)], medians[int(resamples * 0.975) - 1]
+
+
+def slope(points):
+    """Slope of the least-squares line through (x, y) points."""
+    return statistics.linear_regression([x for x, _ in points], [y for _, y in points]).slope
+
+
+def table(title, heads, rows):
+    """A Markdown table on stdout, its columns aligned so that it also reads as plain text."""
+    texts = [heads] + [[str(cell) for cell in row] for row in rows]
+    widths = [max(len(row[column]) for row in texts) for column in range(len(heads))]
+    print("\n### %s\n" % title)
+    for index, row in enumerate(texts):
+        cells = [row[0].ljust(widths[0])] + [cell.rjust(width) for cell, width in zip(row[1:], widths[1:])]
+        print("| " + " | ".join(cells) + " |")
+        if index == 0:
+            print("|" + "|".join(["-" * (widths[0] + 2)] + ["-" * (width + 1) + ":" for width in widths[1:]]) + "|")
+    sys.stdout.flush()
+
+
+def machine():
+    """Where the figures come from."""
+    model = ""
+    with open("/proc/cpuinfo", encoding="utf-8") as lines:
+        for line in lines:
+            if line.startswith("model name"):
+                model = line.split(":", 1)[1].strip()
+                break
+    return {"cpu": model, "cpus": os.cpu_count(), "kernel": platform.release(),
+            "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+
+
+def finish(options, what, figures):
+    """Write the JSON file, if one was asked for."""
+    if options.json:
+        with open(options.json, "w", encoding="utf-8") as file:
+            json.dump({"measured": what, "machine": machine(), "quick": options.quick, "figures": figures}, file,
+                      indent=1)
+            file.write("\n")
+
+
+def main(measure):
+    """Run a script's main function; a failure is one line and status 1."""
+    try:
+        measure()
+    except Failure as failure:
+        note(str(failure))
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,77 @@
+#!/usr/bin/python3
+"""System calls and allocations per message, counted inside the server by count.so: the difference between a load of N
+messages and one of a single message, so that connecting and closing cancel out."""
+
+import json
+import os
+import signal
+import tempfile
+import time
+
+import common
+
+SIZES = (64, 1024)
+GROUPS = {
+    "receive": ("recv", "recvfrom", "recvmsg", "read", "readv"),
+    "send": ("send", "sendto", "sendmsg", "write", "writev"),
+    "wait": ("epoll_wait", "epoll_pwait", "epoll_pwait2", "poll", "ppoll", "io_uring_enter"),
+    "epoll_ctl": ("epoll_ctl",),
+    "allocate": ("malloc", "calloc", "realloc"),
+}
+
+
+def snapshot(server, path, lines_before):
+    """Have the server's counts written; returns them."""
+    os.kill(server.pid, signal.SIGUSR2)
+    for _ in range(500):
+        if os.path.exists(path):
+            with open(path, encoding="utf-8") as file:
+                lines = file.read().splitlines(keepends=True)
+            if len(lines) > lines_before and lines[-1].endswith("\n"):
+                return json.loads(lines[-1])
+        time.sleep(0.01)
+    raise common.Failure("%s wrote no counts" % server.name)
+
+
+def per_message(options, name, size, messages, extra=()):
+    """Calls per message by libc name."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "counts")
+        environment = {"LD_PRELOAD": common.program(options, "count.so"), "BENCH_COUNT": path}
+        with common.Server(options, name, extra=extra, environment=environment) as server:
+            counts = [snapshot(server, path, 0)]
+            for number in (1, messages):
+                common.run_load(options, server.address, connections=64, size=size, messages=number)
+                time.sleep(0.2)  # until the server has seen all connections end
+                counts.append(snapshot(server, path, len(counts)))
+    first, second, third = counts
+    return {call: ((third[call] - second[call]) - (second[call] - first[call])) / (messages - 1) for call in first}
+
+
+def measure():
+    parser = common.arguments(__doc__)
+    parser.add_argument("--messages", type=int, help="N (50,000; quick: 10,000)")
+    options = parser.parse_args()
+    common.prepare(options)
+    if not common.program(options, "count.so"):
+        raise common.Failure("there is no count.so in the build")
+    messages = options.messages or (10000 if options.quick else 50000)
+    figures, rows = {}, []
+    cases = [(size, "%d B" % size, ()) for size in SIZES] + [(64, "64 B, split 16", ("--split", "16"))]
+    for name in common.servers_present(options):
+        figures[name] = {}
+        for size, title, extra in cases:
+            calls = per_message(options, name, size, messages, extra)
+            figures[name][title] = calls
+            named = {call for group in GROUPS.values() for call in group}
+            sums = [sum(calls[call] for call in group) for group in GROUPS.values()]
+            sums.append(sum(value for call, value in calls.items() if call not in named))
+            cells = ["%.3f" % (round(value, 3) + 0.0) for value in sums]  # + 0.0 turns -0.0 into 0.0
+            rows.append([name, title] + cells)
+    common.table("System calls and allocations per message, 64 connections, one message in flight on each",
+                 ["server", "row", *GROUPS, "other calls"], rows)
+    common.finish(options, "calls per message", figures)
+
+
+if __name__ == "__main__":
+    common.main(measure)
