@@ -107,16 +107,17 @@ TEST(buffer, bytes_given_to_the_kernel_never_move) {
 
 TEST(buffer, skip_leaves_out_the_first_bytes_of_either_kind) {
     const struct iovec pieces[] = {piece_of("ab", 2), piece_of(NULL, 0), piece_of("cdef", 4), piece_of("gh", 2)};
+    const char *text = "abcdefgh";
 
     for (size_t skip = 0; skip < 8; skip++) {
         tpi_output output = {.first = NULL};
         released seen = {0};
 
         CHECK_OK(tpi_output_copy(&output, test_counting_alloc, pieces, 4, skip));
-        CHECK_EQ(check_holds(&output, "abcdefgh" + skip, 8 - skip), 1);
+        CHECK_EQ(check_holds(&output, text + skip, 8 - skip), 1);
         tpi_output_discard(&output, test_counting_alloc, 0);
         CHECK_OK(tpi_output_own(&output, test_counting_alloc, pieces, 4, skip, count_release, &seen));
-        CHECK_EQ(check_holds(&output, "abcdefgh" + skip, 8 - skip), skip < 2 ? 3 : skip < 6 ? 2 : 1);
+        CHECK_EQ(check_holds(&output, text + skip, 8 - skip), skip < 2 ? 3 : skip < 6 ? 2 : 1);
         tpi_output_consume(&output, test_counting_alloc, 8 - skip);
         CHECK_EQ(seen.times, 1);
     }
