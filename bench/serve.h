@@ -34,6 +34,6 @@ void serve_announce(uint16_t port);
 void serve_report(const char *server);
 
 /** Print `what` with errno's text and exit with status 1: a benchmark server does not go on half set up. */
-_Noreturn void serve_fail(const char *what);
+__attribute__((noreturn)) void serve_fail(const char *what);
 
 #endif
