@@ -8,13 +8,16 @@ import subprocess
 
 import common
 
-# Title, Tepal's program, the peer's, arguments, pinned. Posts come from other threads, so those run on all CPUs.
+# Title, Tepal's program, the peer's, arguments, pinned. Posts come from other threads, so those run on all CPUs; Tepal's
+# program does not look at --nodes, which chooses libuv's queue.
 PAIRS = (
     ("call_soon + run", "soon_tepal", "soon_ring", (), True),
     ("1,000,000 timers pending", "timers_tepal", "timers_libuv", ("--pending", "1000000"), True),
     ("10,000 timers pending", "timers_tepal", "timers_libuv", ("--pending", "10000"), True),
-    ("posts from 1 thread", "post_tepal", "post_libuv", ("--threads", "1"), False),
-    ("posts from 4 threads", "post_tepal", "post_libuv", ("--threads", "4"), False),
+    ("1 thread, list of nodes", "post_tepal", "post_libuv", ("--threads", "1", "--nodes", "1"), False),
+    ("1 thread, two arrays", "post_tepal", "post_libuv", ("--threads", "1"), False),
+    ("4 threads, list of nodes", "post_tepal", "post_libuv", ("--threads", "4", "--nodes", "1"), False),
+    ("4 threads, two arrays", "post_tepal", "post_libuv", ("--threads", "4"), False),
 )
 
 

@@ -14,6 +14,7 @@
 
 #include "../serve.h"
 
+#define LIKELY(condition) __builtin_expect(!!(condition), 1)
 #define UNLIKELY(condition) __builtin_expect(!!(condition), 0)
 #define COLD __attribute__((cold, noinline)) /* kept out of the loop, whose registers it would take */
 
@@ -128,8 +129,8 @@ static void serve(connection *peer, uint32_t events) {
                 drop(peer);
             return;
         }
-        ssize_t sent = options.pieces == 1 ? send(peer->fd, buffer, (size_t)length, MSG_NOSIGNAL)
-                                           : send_pieces(peer, (size_t)length);
+        ssize_t sent = LIKELY(options.pieces == 1) ? send(peer->fd, buffer, (size_t)length, MSG_NOSIGNAL)
+                                                   : send_pieces(peer, (size_t)length);
         if (UNLIKELY(sent != length)) {
             if (!after_short_send(peer, sent, (size_t)length)) {
                 drop(peer);
@@ -138,7 +139,7 @@ static void serve(connection *peer, uint32_t events) {
             if (peer->rest != NULL)
                 return;
         }
-        if ((size_t)length < sizeof buffer && (events & ending) == 0)
+        if (LIKELY((size_t)length < sizeof buffer && (events & ending) == 0))
             return;
     }
 }
