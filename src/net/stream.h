@@ -24,13 +24,13 @@
 #define TPI_SEND_PIECES 64 /* gathered in one send */
 
 typedef enum tpi_transport_flag {
-    TPI_MADE = 1 << 0,           /* connection_made has begun */
-    TPI_CLOSING = 1 << 1,        /* close, abort or an error: nothing is accepted from above */
-    TPI_ENDED = 1 << 2,          /* nothing is left to send: connection_lost is queued, or runs, or has run */
-    TPI_LOST = 1 << 3,           /* connection_lost has been called */
-    TPI_EOF_RECEIVED = 1 << 4,   /* the protocol has been told of the peer's EOF */
-    TPI_EOF_WANTED = 1 << 5,     /* write_eof: nothing is accepted from above */
-    TPI_EOF_DUE = 1 << 6,        /* the bottom is to send FIN once the chain is empty */
+    TPI_MADE = 1 << 0,         /* connection_made has begun */
+    TPI_CLOSING = 1 << 1,      /* close, abort or an error: nothing is accepted from above */
+    TPI_ENDED = 1 << 2,        /* nothing is left to send: connection_lost is queued, or runs, or has run */
+    TPI_LOST = 1 << 3,         /* connection_lost has been called */
+    TPI_EOF_RECEIVED = 1 << 4, /* the protocol has been told of the peer's EOF */
+    TPI_EOF_WANTED = 1 << 5,   /* write_eof: nothing is accepted from above */
+    TPI_EOF_DUE = 1 << 6,      /* the bottom is to send FIN once the chain is empty */
     TPI_EOF_SENT = 1 << 7,
     TPI_PAUSED_READING = 1 << 8, /* by the protocol */
     TPI_PAUSED_WRITING = 1 << 9, /* the protocol has been told */
@@ -43,7 +43,8 @@ typedef enum tpi_transport_flag {
     TPI_IS_UNIX = 1 << 16,
     TPI_PIPED = 1 << 17,         /* the source of a tepal_pipe */
     TPI_BELOW_PAUSED = 1 << 18,  /* the lowest filter, or flow itself, wants no bytes from the driver */
-    TPI_STOP_PRODUCER = 1 << 19  /* the event is to stop the producer */
+    TPI_STOP_PRODUCER = 1 << 19, /* the event is to stop the producer */
+    TPI_HELD_READING = 1 << 20   /* paused by the pipe of which it is the source: apart from PAUSED_READING */
 } tpi_transport_flag;
 
 typedef struct tpi_chunk tpi_chunk;
@@ -57,8 +58,9 @@ typedef struct tpi_extras {
     void *released_argument;
     tepal_producer *producer; /* producer.c */
     bool streaming;
-    bool producer_busy;       /* pull: it was asked, and what it wrote has not left yet */
+    bool producer_paused;     /* push: it was told to pause last */
     tepal_work pull;          /* pull: asks the producer */
+    tepal_transport *pulling; /* a reference to whom these belong, while pull is queued */
     tpi_drain *drains;        /* futures of tepal_transport_drain(), oldest first (flow.c) */
     tepal_timer linger;
     tepal_future *established; /* of the filter being set up (filter.c) */
@@ -83,7 +85,7 @@ struct tepal_transport {
     tepal_work event;      /* queues connection_made (adopt), the producer's stop, connection_lost */
     uint32_t references;
     uint32_t flags;
-    int code;     /* with which it ends; 0: cleanly */
+    int code;          /* with which it ends; 0: cleanly */
     uint32_t accepted; /* 1: owner is a server */
 };
 
@@ -93,7 +95,8 @@ struct tepal_transport {
  * Memory for a transport with one reference, the loop's; upcalls go to up. Its object is not open yet: open or adopt it
  * through the driver. options may be NULL.
  */
-int tpi_transport_new(tepal_loop *loop, const tepal_transport_options *options, const tpi_upcalls *up, tepal_transport **transport);
+int tpi_transport_new(tepal_loop *loop, const tepal_transport_options *options, const tpi_upcalls *up,
+                      tepal_transport **transport);
 
 /* Socket options of a TCP transport, from its options; to be called once its object is open. */
 void tpi_transport_configure(tepal_transport *transport, const tepal_transport_options *options, int family);
@@ -133,9 +136,10 @@ extern const tpi_upcalls tpi_stream_upcalls;
 /* Send or queue; all is taken. A failure ends the transport with its code, which is returned. */
 int tpi_stream_write(tepal_transport *transport, const struct iovec *pieces, size_t count);
 /* The same for the writer's own memory: release runs exactly once, here or later, unless an error below 0 is returned. */
-int tpi_stream_write_owned(tepal_transport *transport, const struct iovec *pieces, size_t count, tepal_release release, void *argument);
-void tpi_stream_write_eof(tepal_transport *transport); /* FIN after the chain */
-void tpi_stream_close(tepal_transport *transport);     /* end after the chain */
+int tpi_stream_write_owned(tepal_transport *transport, const struct iovec *pieces, size_t count, tepal_release release,
+                           void *argument);
+void tpi_stream_write_eof(tepal_transport *transport);      /* FIN after the chain */
+void tpi_stream_close(tepal_transport *transport);          /* end after the chain */
 void tpi_stream_update_reading(tepal_transport *transport); /* start or stop the driver's reading, by the flags */
 /* connection_lost has returned: linger, or close or release the descriptor. */
 void tpi_stream_retire(tepal_transport *transport);
@@ -149,6 +153,12 @@ uint64_t tpi_flow_cap(const tepal_transport *transport);
 void tpi_flow_grown(tepal_transport *transport);
 /* The buffer fell: resume them if it is at the low mark or below. */
 void tpi_flow_fallen(tepal_transport *transport);
+/*
+ * For the pipe of which it is the source: deliver nothing until let_go, whatever the program pauses and resumes; and the
+ * other way round.
+ */
+void tpi_flow_hold(tepal_transport *transport);
+void tpi_flow_let_go(tepal_transport *transport);
 /* Connection lost: fail the drain futures. */
 void tpi_flow_lost(tepal_transport *transport, const tepal_error *error);
 
@@ -177,8 +187,13 @@ int tpi_protocol_received_eof(tepal_transport *transport);
 
 void tpi_producer_pause(tepal_transport *transport);   /* writing was paused */
 void tpi_producer_resume(tepal_transport *transport);  /* writing was resumed: push producers go on */
-void tpi_producer_drained(tepal_transport *transport); /* the buffer is empty: a pull producer is asked again (queued) */
+void tpi_producer_drained(tepal_transport *transport); /* the buffer is empty: a pull producer is asked (queued) */
 void tpi_producer_stop(tepal_transport *transport);    /* from the ready queue: unregister, and tell it */
+
+/* pipe.c */
+
+/* Of a transport with TPI_PIPED: where the program's own protocol is kept while the pipe's stands in its place. */
+tepal_protocol **tpi_pipe_aside(tepal_transport *transport);
 
 /* server.c */
 
