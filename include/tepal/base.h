@@ -26,8 +26,8 @@ extern "C" {
 #endif
 
 /** Seconds and milliseconds in nanoseconds, the unit of every time in Tepal. */
-#define TEPAL_SEC(n) ((int64_t)(n) * 1000000000)
-#define TEPAL_MS(n) ((int64_t)(n) * 1000000)
+#define TEPAL_SEC(n) ((int64_t)(n)*1000000000)
+#define TEPAL_MS(n) ((int64_t)(n)*1000000)
 
 /**
  * A pointer to an option struct, filled in place: TEPAL_OPTIONS(tepal_connect_options, .host = "::1", .port = 80).
@@ -48,14 +48,14 @@ typedef struct tepal_address {
     struct sockaddr_storage storage;
 } tepal_address;
 
-/** Enough for any text of tepal_address_format, with its NUL. */
-#define TEPAL_ADDRESS_TEXT 128
+/** Enough for any text of tepal_address_format, with its NUL: a Unix name of 108 bytes may take four for each. */
+#define TEPAL_ADDRESS_TEXT 448
 
 /**
  * Read a literal address: "127.0.0.1", "::1", "fe80::1%eth0" or "fe80::1%2" with port (0 to 65,535) beside it.
  *
  * No name is looked up. Returns 0; TEPAL_EINVAL if text is no literal address or names an interface that is not
- * there. Any thread.
+ * there (a number is not checked); EMFILE or ENFILE as system errors where an interface is named. Any thread.
  */
 TEPAL_API int tepal_address_parse(tepal_address *address, const char *text, uint16_t port);
 
@@ -72,8 +72,8 @@ TEPAL_API int tepal_address_unix(tepal_address *address, const char *path, size_
  * Write an address as text: "127.0.0.1:80", "[::1]:80", "unix:/run/x", "unix:@abstract", "unix:" for an unnamed one.
  *
  * At most size bytes with the NUL are written (TEPAL_ADDRESS_TEXT always suffice); bytes that do not print are
- * written as \xHH. Returns the length without the NUL; TEPAL_ENOBUFS if it does not fit; TEPAL_EINVAL for a family
- * that is not known. Any thread.
+ * written as \xHH, an IPv6 scope as the interface's number: "[fe80::1%2]:80". Returns the length without the NUL;
+ * TEPAL_ENOBUFS if it does not fit; TEPAL_EINVAL for a family that is not known. Any thread.
  */
 TEPAL_API int tepal_address_format(const tepal_address *address, char *text, size_t size);
 

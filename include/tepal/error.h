@@ -29,17 +29,17 @@ typedef enum tepal_domain {
 #define TEPAL_SYSTEM(number) TEPAL_ERROR(TEPAL_DOMAIN_SYSTEM, number)
 
 /** Tepal's own errors: name, value, sentence. The one table behind the enum, the names and the sentences. */
-#define TEPAL_ERROR_TABLE(X)                                                                                         \
-    X(ECLOSED, 1, "the loop, transport or server is closed or closing")                                              \
-    X(ECANCELED, 2, "the operation was cancelled")                                                                   \
-    X(EPENDING, 3, "the future has no result yet")                                                                   \
-    X(EDONE, 4, "the future already has a result")                                                                   \
-    X(ERECURSION, 5, "the loop cannot be run or closed from one of its own callbacks")                               \
-    X(ETHREAD, 6, "called from a thread that does not run this loop")                                                \
-    X(EINVARIANT, 7, "an invariant of the library does not hold")                                                    \
-    X(ETRUNCATED, 8, "the peer ended the stream without saying that it was complete")                                \
-    X(ESLOW, 9, "a callback ran longer than the debug limit")                                                        \
-    X(ESTOPPED, 10, "the loop was stopped before the future was done")                                               \
+#define TEPAL_ERROR_TABLE(X)                                                                                           \
+    X(ECLOSED, 1, "the loop, transport or server is closed or closing")                                                \
+    X(ECANCELED, 2, "the operation was cancelled")                                                                     \
+    X(EPENDING, 3, "the future has no result yet")                                                                     \
+    X(EDONE, 4, "the future already has a result")                                                                     \
+    X(ERECURSION, 5, "the loop cannot be run or closed from one of its own callbacks")                                 \
+    X(ETHREAD, 6, "called from a thread that does not run this loop")                                                  \
+    X(EINVARIANT, 7, "an invariant of the library does not hold")                                                      \
+    X(ETRUNCATED, 8, "the peer ended the stream without saying that it was complete")                                  \
+    X(ESLOW, 9, "a callback ran longer than the debug limit")                                                          \
+    X(ESTOPPED, 10, "the loop was stopped before the future was done")                                                 \
     X(EREFUSED, 11, "the address was refused by the program's own check")
 
 #define TEPAL_ERROR_ENUM(name, value, text) TEPAL_##name = TEPAL_ERROR(TEPAL_DOMAIN_TEPAL, value),
@@ -67,13 +67,13 @@ enum {
  * Owned by what hands it to you and valid as long as that says; copy what you want to keep.
  */
 typedef struct tepal_error {
-    int code;                        /**< negative */
-    const char *text;                /**< a sentence; never NULL */
-    const tepal_address *address;    /**< the address concerned, or NULL */
-    const struct tepal_error *next;  /**< the attempt that failed before this one, or NULL */
+    int code;                       /**< negative */
+    const char *text;               /**< a sentence; never NULL */
+    const tepal_address *address;   /**< the address concerned, or NULL */
+    const struct tepal_error *next; /**< the attempt that failed before this one, or NULL */
 } tepal_error;
 
-/** A negative code from a domain and its value (0 to 16,777,215). Any thread. */
+/** A negative code from a domain and its value (0 to 16,777,215); TEPAL_EINVAL if either is out of range. Any thread. */
 TEPAL_API int tepal_error_make(tepal_domain domain, int value);
 
 /** The domain of a negative code. Any thread. */
