@@ -1,0 +1,41 @@
+/* Limits, processor time and the printing of numbers (process.h). */
+#include "process.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+
+cpu_time cpu_time_now(void) {
+    struct rusage used;
+    if (getrusage(RUSAGE_SELF, &used) != 0)
+        return (cpu_time){0, 0};
+    return (cpu_time){
+        .user_us = (uint64_t)used.ru_utime.tv_sec * 1000000 + (uint64_t)used.ru_utime.tv_usec,
+        .system_us = (uint64_t)used.ru_stime.tv_sec * 1000000 + (uint64_t)used.ru_stime.tv_usec,
+    };
+}
+
+uint64_t raise_descriptor_limit(void) {
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
+        return 0;
+    rlim_t before = limit.rlim_cur;
+    limit.rlim_cur = limit.rlim_max;
+    return setrlimit(RLIMIT_NOFILE, &limit) == 0 ? limit.rlim_cur : before;
+}
+
+const char *grouped(uint64_t number) {
+    enum { BUFFERS = 8, BUFFER_BYTES = 32 };
+    static char buffers[BUFFERS][BUFFER_BYTES];
+    static unsigned next;
+    char digits[BUFFER_BYTES], *out = buffers[next++ % BUFFERS], *to = out;
+    int length = snprintf(digits, sizeof digits, "%" PRIu64, number);
+    for (int at = 0; at < length; at++) {
+        if (at > 0 && (length - at) % 3 == 0)
+            *to++ = ',';
+        *to++ = digits[at];
+    }
+    *to = '\0';
+    return out;
+}
