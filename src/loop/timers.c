@@ -25,14 +25,20 @@ enum {
     STATE_BIAS = 2,
 
     /* How many timers of a slot tpi_timers_next() looks at before it makes do with the slot's start. */
-    LOOK_AT_MOST = 16
+    LOOK_AT_MOST = 16,
+
+    /* How many due timers are sorted by merging alone: what the cache nearest but one holds. */
+    MERGE_AT_MOST = 2048
 };
 
-/* A chain of timers linked by next alone, on its way from one place to another. */
+/* Timers linked by next alone, on their way from one place to another. */
 typedef struct chains {
     tepal_timer *due;
     tepal_timer *later;
     int64_t now_ns;
+    size_t due_count;
+    int64_t earliest_ns; /* of what is due */
+    int64_t latest_ns;
 } chains;
 
 /* Deadlines as unsigned numbers in the same order. */
@@ -173,10 +179,14 @@ static uint64_t slot_start(const tpi_timers *timers, unsigned level, unsigned sl
     return (to_key(timers->elapsed_ns) & ~within_level) | (uint64_t)slot << shift;
 }
 
-/* Whether the bound is the start of this slot. */
-static bool is_bound(const tpi_timers *timers, unsigned position) {
-    return position < POSITION_PAST &&
-           slot_start(timers, position / TPI_TIMERS_SLOTS, position % TPI_TIMERS_SLOTS) == to_key(timers->bound_ns);
+/* Whether the bound lies in the time of this slot, so that what stood there may have been its reason. */
+static bool holds_bound(const tpi_timers *timers, unsigned position) {
+    if (position >= POSITION_PAST) {
+        return false;
+    }
+    const unsigned level = position / TPI_TIMERS_SLOTS;
+    const uint64_t start = slot_start(timers, level, position % TPI_TIMERS_SLOTS);
+    return (to_key(timers->bound_ns) - start) >> (level * GROUP_BITS) == 0;
 }
 
 bool tpi_timers_stop(tpi_timers *timers, tepal_timer *timer) {
@@ -186,7 +196,7 @@ bool tpi_timers_stop(tpi_timers *timers, tepal_timer *timer) {
     const unsigned position = (unsigned)(timer->work.state - STATE_BIAS);
     const int64_t deadline_ns = timer->deadline_ns;
     take_out(timers, timer);
-    if (deadline_ns == timers->bound_ns || (timers->lists[position] == NULL && is_bound(timers, position))) {
+    if (deadline_ns == timers->bound_ns || (timers->lists[position] == NULL && holds_bound(timers, position))) {
         timers->bound_is_slack = timers->count != 0;
     }
     return true;
@@ -248,7 +258,13 @@ static void collect_list(tpi_timers *timers, chains *into, unsigned position) {
     timers->lists[position] = NULL;
     while (timer != NULL) {
         tepal_timer *const next = next_of(timer);
-        tepal_timer **const chain = timer->deadline_ns <= into->now_ns ? &into->due : &into->later;
+        tepal_timer **chain = &into->later;
+        if (timer->deadline_ns <= into->now_ns) {
+            chain = &into->due;
+            into->due_count++;
+            into->earliest_ns = timer->deadline_ns < into->earliest_ns ? timer->deadline_ns : into->earliest_ns;
+            into->latest_ns = timer->deadline_ns > into->latest_ns ? timer->deadline_ns : into->latest_ns;
+        }
         timer->work.next = (tepal_work *)*chain;
         *chain = timer;
         timer = next;
@@ -294,7 +310,7 @@ static tepal_timer *cut_run(tepal_timer **chain) {
  * Merge sort of the runs that are there; mostly it is one. Runs are merged as soon as there are two of a size, while
  * they are still in the cache: runs[i] is empty or made of 2^i of them.
  */
-static tepal_timer *sort(tepal_timer *chain) {
+static tepal_timer *sort_by_merging(tepal_timer *chain) {
     tepal_timer *runs[64];
     unsigned sizes = 0;
     tepal_timer *sorted = NULL;
@@ -314,6 +330,58 @@ static tepal_timer *sort(tepal_timer *chain) {
         }
     }
     return sorted;
+}
+
+/*
+ * Sort `count` timers whose keys lie from `least` on, all within `bits` bits of it, and put them at *end; returns the
+ * new end. Merging what is larger than the cache costs a miss for each timer and merge, so many timers are first dealt
+ * to 64 parts: a miss for each timer and six bits, until the parts are small.
+ */
+static tepal_work **sort(tepal_work **end, tepal_timer *chain, size_t count, uint64_t least, unsigned bits) {
+    struct {
+        tepal_timer *first;
+        tepal_work **end;
+        size_t count;
+    } parts[TPI_TIMERS_SLOTS];
+
+    if (count <= MERGE_AT_MOST || bits == 0) {
+        for (*end = (tepal_work *)sort_by_merging(chain); *end != NULL;) {
+            end = &(*end)->next;
+        }
+        return end;
+    }
+    for (unsigned i = 0; i < TPI_TIMERS_SLOTS; i++) {
+        parts[i].first = NULL;
+        parts[i].count = 0;
+    }
+    const unsigned shift = bits > GROUP_BITS ? bits - GROUP_BITS : 0;
+    for (; chain != NULL; chain = next_of(chain)) {
+        const unsigned i = (unsigned)((to_key(chain->deadline_ns) - least) >> shift);
+        if (parts[i].count++ == 0) {
+            parts[i].first = chain;
+        } else {
+            *parts[i].end = &chain->work;
+        }
+        parts[i].end = &chain->work.next;
+    }
+    for (unsigned i = 0; i < TPI_TIMERS_SLOTS; i++) {
+        if (parts[i].count > 0) {
+            *parts[i].end = NULL;
+            end = sort(end, parts[i].first, parts[i].count, least + ((uint64_t)i << shift), shift);
+        }
+    }
+    return end;
+}
+
+static tepal_timer *sort_due(const chains *collected) {
+    if (collected->due_count == 1) {
+        return collected->due;
+    }
+    tepal_work *sorted = NULL;
+    const uint64_t least = to_key(collected->earliest_ns);
+    const uint64_t range = to_key(collected->latest_ns) - least;
+    (void)sort(&sorted, collected->due, collected->due_count, least, range == 0 ? 0 : highest_bit(range) + 1);
+    return (tepal_timer *)sorted;
 }
 
 static void append_due(tpi_timers *timers, tepal_timer *chain) {
@@ -336,7 +404,9 @@ static void append_due(tpi_timers *timers, tepal_timer *chain) {
 
 void tpi_timers_advance(tpi_timers *timers, int64_t now_ns) {
     const uint64_t past_bit = UINT64_C(1) << POSITION_PAST % TPI_TIMERS_SLOTS;
-    chains collected = {.now_ns = now_ns > timers->elapsed_ns ? now_ns : timers->elapsed_ns};
+    chains collected = {.now_ns = now_ns > timers->elapsed_ns ? now_ns : timers->elapsed_ns,
+                        .earliest_ns = INT64_MAX,
+                        .latest_ns = INT64_MIN};
     if (timers->count == 0) {
         timers->elapsed_ns = collected.now_ns;
         return;
@@ -361,7 +431,7 @@ void tpi_timers_advance(tpi_timers *timers, int64_t now_ns) {
         place(timers, timer);
     }
     if (collected.due != NULL) {
-        append_due(timers, sort(collected.due));
+        append_due(timers, sort_due(&collected));
     }
     if (timers->bound_ns <= timers->elapsed_ns) {
         timers->bound_is_slack = true;

@@ -288,25 +288,56 @@ TEST(timers, stopping_the_earliest_lets_the_loop_sleep_on) {
     CHECK_EQ(tpi_timers_next(&timers), INT64_MAX);
 }
 
+TEST(timers, stopping_a_crowd_lets_the_loop_sleep_on) {
+    enum { COUNT = 40 };
+    tpi_timers timers;
+    tepal_timer crowd[COUNT] = {0}, later = {0};
+    tpi_timers_init(&timers, 0);
+    tpi_timers_start(&timers, &later, 10 * year_ns);
+    for (int i = 0; i < COUNT; i++) {
+        tpi_timers_start(&timers, &crowd[i], year_ns + COUNT - i);
+    }
+    CHECK_EQ(tpi_timers_next(&timers), year_ns + 1);
+    CHECK(tpi_timers_stop(&timers, &crowd[COUNT - 1]));
+    CHECK_LE(tpi_timers_next(&timers), year_ns + 2); /* the start of the crowd's slot, more cheaply */
+    for (int i = 0; i < COUNT - 1; i++) {
+        CHECK(tpi_timers_stop(&timers, &crowd[COUNT - 2 - i]));
+    }
+    CHECK_EQ(tpi_timers_next(&timers), 10 * year_ns);
+}
+
 /* Were any of these quadratic, the test would run out of time. */
 TEST(timers, many_timers_in_an_unkind_order_stay_cheap) {
     const size_t count = test_is_slow_build() ? 50000 : 500000;
     tepal_timer *const t = calloc(count, sizeof *t);
     tpi_timers timers;
     tpi_timers_init(&timers, TEPAL_SEC(1000));
-    for (int kind = 0; kind < 4; kind++) {
+    test_prng prng = test_prng_start(0);
+    for (int kind = 0; kind < 7; kind++) {
+        const int64_t now_ns = timers.elapsed_ns + TEPAL_SEC(2);
         for (size_t i = 0; i < count; i++) {
             const int64_t descending = -(int64_t)i;
-            const int64_t zigzag = i % 2 == 0 ? (int64_t)i : -(int64_t)i;
-            const int64_t ahead = timers.elapsed_ns + TEPAL_SEC(1) + descending;
-            tpi_timers_start(&timers, &t[i], kind == 0 ? descending : kind == 1 ? zigzag : kind == 2 ? ahead : 7);
+            const int64_t random = (int64_t)(test_prng_next(&prng) >> 1);
+            const int64_t deadlines[] = {
+                descending,
+                i % 2 == 0 ? (int64_t)i : descending,                          /* zigzag */
+                now_ns - TEPAL_SEC(1) + descending,                            /* ahead of the time elapsed */
+                7,                                                             /* all equal */
+                now_ns - random % 1000,                                        /* many equal */
+                now_ns - random % TEPAL_SEC(3),                                /* part of them past */
+                random % 100 == 0 ? -random : now_ns - (1 + random) % 5000000, /* some far away from the rest */
+            };
+            tpi_timers_start(&timers, &t[i], deadlines[kind]);
         }
-        tpi_timers_advance(&timers, timers.elapsed_ns + TEPAL_SEC(2));
-        int64_t before_ns = INT64_MIN;
+        tpi_timers_advance(&timers, now_ns);
+        const tepal_timer *before = NULL;
         size_t popped = 0;
         for (tepal_timer *due; (due = tpi_timers_pop(&timers)) != NULL; popped++) {
-            CHECK_LE(before_ns, due->deadline_ns);
-            before_ns = due->deadline_ns;
+            if (before != NULL) {
+                CHECK_LE(before->deadline_ns, due->deadline_ns);
+                CHECK(before->deadline_ns < due->deadline_ns || before < due);
+            }
+            before = due;
         }
         CHECK_EQ(popped, count);
     }
