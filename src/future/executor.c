@@ -5,7 +5,6 @@
 #include "future/future.h"
 
 #include <tepal/executor.h>
-#include <unistd.h>
 
 typedef struct execution {
     tepal_future future;
@@ -45,22 +44,17 @@ static void execution_done(tpi_job *job, int status) {
 
 static void execution_canceled(tepal_future *future) {
     tpi_job *job = &((execution *)future)->job;
-    if (job->driver != NULL) {
-        job->driver->ops->offload_cancel(job->driver, job);
+    tpi_driver *driver = future->loop->driver; /* NULL once the loop is closed */
+    if (driver != NULL && job->driver != NULL) {
+        driver->ops->offload_cancel(driver, job);
     }
 }
 
-/*
- * The loop closes. Its driver will call done, except in a forked child, where it forgets the job without a word: there
- * this is the last occasion to let the future go.
- */
-static void execution_closing(tpi_closer *closer) {
+/* The loop is closed in a forked child, whose driver forgets the job without a word: let the future go. */
+static void execution_abandoned(tpi_closer *closer) {
     execution *self = (execution *)((char *)closer - offsetof(execution, closer));
-    if (self->future.loop->pid != getpid()) {
-        self->job.driver = NULL;
-        tpi_future_end_canceled(&self->future);
-        tepal_future_unref(&self->future);
-    }
+    tpi_future_end_canceled(&self->future);
+    tepal_future_unref(&self->future);
 }
 
 static const tpi_future_type execution_type = {.canceled = execution_canceled};
@@ -78,7 +72,7 @@ int tepal_loop_run_in_executor(tepal_loop *loop, int (*work)(void *argument, voi
     self->destroy = destroy;
     self->job.work = execution_work;
     self->job.done = execution_done;
-    self->closer.closing = execution_closing;
+    self->closer.abandoned = execution_abandoned;
     code = loop->driver->ops->offload(loop->driver, &self->job);
     if (code < 0) {
         tepal_future_unref(made);

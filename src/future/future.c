@@ -82,9 +82,11 @@ static void callback_run(tepal_work *work, int status) {
     tepal_future *future = callback->future;
     const tepal_done done = callback->done;
     void *argument = callback->argument;
+    const void *place = callback->place;
 
     callback_discard(callback);
     if (status == 0 && done != NULL) {
+        future->loop->place = place;
         done(future, argument);
     }
     tepal_future_unref(future); /* the queue's */
@@ -117,7 +119,11 @@ int tepal_future_add_done_callback(tepal_future *future, tepal_done done, void *
     } else {
         future->first_is_used = true;
     }
-    *callback = (tpi_done_callback){.work.run = callback_run, .future = future, .done = done, .argument = argument};
+    *callback = (tpi_done_callback){.work.run = callback_run,
+                                    .future = future,
+                                    .done = done,
+                                    .argument = argument,
+                                    .place = __builtin_return_address(0)};
     ring_add(future, callback);
     if (is_done) {
         callback_queue(callback);

@@ -33,8 +33,9 @@ struct tpi_done_callback {
     tepal_work work; /* first; queued once the future is done */
     tpi_done_callback *next, *previous;
     tepal_future *future;
-    tepal_done done; /* NULL: removed while queued, or the embedded one and free */
+    tepal_done done; /* NULL: removed while queued */
     void *argument;
+    const void *place; /* where it was added, for debug mode's reports */
 };
 
 /* Those of a future form a ring, oldest first. Each holds a reference to awaited, from before it is added. */

@@ -6,7 +6,6 @@
 #include <netinet/in.h>
 #include <string.h>
 #include <tepal/connect.h>
-#include <unistd.h>
 #include "base/alloc.h"
 
 enum { LONGEST_NAME = 253 }; /* RFC 1035's 255 octets on the wire, as text */
@@ -37,8 +36,9 @@ static void resolution_done(tpi_resolve *request) {
 
 static void resolution_canceled(tepal_future *future) {
     tpi_resolve *request = &((resolution *)future)->request;
-    if (request->job.driver != NULL) {
-        request->job.driver->ops->resolve_cancel(request->job.driver, request);
+    tpi_driver *driver = future->loop->driver; /* NULL once the loop is closed */
+    if (driver != NULL && request->job.driver != NULL) {
+        driver->ops->resolve_cancel(driver, request);
     }
 }
 
@@ -46,14 +46,11 @@ static void resolution_finalize(tepal_future *future) {
     tpi_free(future->loop->realloc, ((resolution *)future)->request.addresses);
 }
 
-/* As the executor's: in a forked child the driver forgets the request without a word. */
-static void resolution_closing(tpi_closer *closer) {
+/* As the executor's: the loop is closed in a forked child. */
+static void resolution_abandoned(tpi_closer *closer) {
     resolution *self = (resolution *)((char *)closer - offsetof(resolution, closer));
-    if (self->future.loop->pid != getpid()) {
-        self->request.job.driver = NULL;
-        tpi_future_end_canceled(&self->future);
-        tepal_future_unref(&self->future);
-    }
+    tpi_future_end_canceled(&self->future);
+    tepal_future_unref(&self->future);
 }
 
 static const tpi_future_type resolution_type = {.canceled = resolution_canceled, .finalize = resolution_finalize};
@@ -79,7 +76,7 @@ int tepal_loop_getaddrinfo(tepal_loop *loop, const char *host, uint16_t port, in
     self->request.family = family;
     self->request.passive = passive;
     self->request.done = resolution_done;
-    self->closer.closing = resolution_closing;
+    self->closer.abandoned = resolution_abandoned;
     code = loop->driver->ops->resolve(loop->driver, &self->request);
     if (code < 0) {
         tepal_future_unref(made);
