@@ -46,7 +46,7 @@ static void say(void *text) {
 }
 
 static int run(metronome *self) {
-    tepal_handle handle;
+    tepal_handle handle = {0, 0}; /* names nothing yet: cancelling it would do nothing */
     int code = tepal_loop_add_signal(self->loop, SIGINT, interrupted, self);
     if (code == 0)
         code = tepal_loop_add_signal(self->loop, SIGTERM, interrupted, self);
