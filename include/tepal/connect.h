@@ -16,13 +16,12 @@ extern "C" {
 /** Where to connect. Either host and port, or unix_path. Strings are copied. */
 typedef struct tepal_connect_options {
     size_t size;
-    const char *host;            /**< a literal address or a name of at most 253 bytes; NULL: the loopback addresses */
+    const char *host; /**< a literal address or a name of at most 253 bytes; NULL: the loopback addresses */
     uint16_t port;
-    int family;                  /**< AF_INET or AF_INET6 only; 0: both */
-    const char *unix_path;       /**< a path, or an abstract name with "@" for its leading NUL */
-    const tepal_address *local;  /**< bind to this first; of the same family as what is tried */
-    int64_t limit_ns;            /**< for everything: resolving, connecting; 0: none but the system's, negative: none */
-    int64_t attempt_delay_ns;    /**< kept for racing attempts; addresses are tried one after the other */
+    int family;                 /**< AF_INET or AF_INET6 only; 0: both */
+    const char *unix_path;      /**< a path, or an abstract name with "@" for its leading NUL */
+    const tepal_address *local; /**< bind to this first; of the same family as what is tried */
+    int64_t limit_ns;           /**< for everything: resolving, connecting; 0: none but the system's, negative: none */
     int (*allow)(void *argument, const tepal_address *address); /**< asked before each attempt: below 0 refuses it */
     void *allow_argument;
     const tepal_transport_options *transport; /**< copied */
@@ -37,7 +36,8 @@ typedef struct tepal_connect_options {
  * tepal_connection_result(). Returns 0; TEPAL_EINVAL (a bad name: empty, too long, with a NUL or both kinds of address;
  * the resolver's failures come through the future); TEPAL_ENOMEM; TEPAL_ECLOSED. Loop thread.
  */
-TEPAL_API int tepal_loop_create_connection(tepal_loop *loop, tepal_factory factory, void *argument, const tepal_connect_options *options, tepal_future **future);
+TEPAL_API int tepal_loop_create_connection(tepal_loop *loop, tepal_factory factory, void *argument,
+                                           const tepal_connect_options *options, tepal_future **future);
 
 /**
  * The transport and protocol of a connect future; either may be NULL. Both are borrowed: the transport is the
@@ -59,7 +59,8 @@ typedef struct tepal_addresses {
  * host NULL means the loopback addresses (passive: the wildcard ones). The future's value is a tepal_addresses, owned by
  * it; its error is of TEPAL_DOMAIN_RESOLVER or the system's. Returns 0, TEPAL_EINVAL, TEPAL_ENOMEM or TEPAL_ECLOSED. Loop thread.
  */
-TEPAL_API int tepal_loop_getaddrinfo(tepal_loop *loop, const char *host, uint16_t port, int family, bool passive, tepal_future **future);
+TEPAL_API int tepal_loop_getaddrinfo(tepal_loop *loop, const char *host, uint16_t port, int family, bool passive,
+                                     tepal_future **future);
 
 #ifdef __cplusplus
 }

@@ -20,7 +20,8 @@ extern "C" {
  * executor_threads, block all signals, and end with the loop. Returns 0; TEPAL_EINVAL; TEPAL_ENOMEM; TEPAL_ECLOSED; EAGAIN as a system error
  * if no thread can be started. Loop thread.
  */
-TEPAL_API int tepal_loop_run_in_executor(tepal_loop *loop, int (*work)(void *argument, void **value), void *argument, void (*destroy)(void *value), tepal_future **future);
+TEPAL_API int tepal_loop_run_in_executor(tepal_loop *loop, int (*work)(void *argument, void **value), void *argument,
+                                         void (*destroy)(void *value), tepal_future **future);
 
 #ifdef __cplusplus
 }

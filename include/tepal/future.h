@@ -59,7 +59,8 @@ TEPAL_API bool tepal_future_cancel(tepal_future *future);
  * Who is told, inside tepal_future_cancel(), that the future was cancelled: for those who make futures. One per
  * future; NULL removes it. It is not called for a future that is done.
  */
-TEPAL_API void tepal_future_set_cancel_hook(tepal_future *future, void (*canceled)(tepal_future *future, void *argument), void *argument);
+TEPAL_API void tepal_future_set_cancel_hook(tepal_future *future,
+                                            void (*canceled)(tepal_future *future, void *argument), void *argument);
 
 /** Whether it has a value, an error or a cancellation. */
 TEPAL_API bool tepal_future_is_done(const tepal_future *future);

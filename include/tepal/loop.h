@@ -22,15 +22,15 @@ typedef enum tepal_order {
 
 /** How a loop is made. Zero is the default of each member. */
 typedef struct tepal_loop_options {
-    size_t size;                     /**< sizeof(tepal_loop_options) */
-    const char *driver;              /**< "epoll", "poll"; NULL: the environment's TEPAL_DRIVER, else the best */
-    tepal_order order;               /**< snapshot or drain */
-    unsigned drain_limit;            /**< callbacks a turn runs at most in drain order; 0: 1,024 */
-    unsigned read_budget;            /**< reads from one descriptor in one turn; 0: 4 */
-    unsigned read_bytes;             /**< bytes one read may take, 4,096 to 16,777,216; 0: 73,728 */
-    unsigned executor_threads;       /**< threads for blocking work at most, 1 to 1,024; 0: 4 */
-    bool debug;                      /**< check threads and invariants, report slow callbacks */
-    int64_t slow_callback_ns;        /**< with debug: report callbacks that take longer; 0: 100 ms, negative: none */
+    size_t size;                      /**< sizeof(tepal_loop_options) */
+    const char *driver;               /**< "epoll", "poll"; NULL: the environment's TEPAL_DRIVER, else the best */
+    tepal_order order;                /**< snapshot or drain */
+    unsigned drain_limit;             /**< callbacks a turn runs at most in drain order; 0: 1,024 */
+    unsigned read_budget;             /**< reads from one descriptor in one turn; 0: 4 */
+    unsigned read_bytes;              /**< bytes one read may take, 4,096 to 16,777,216; 0: 73,728 */
+    unsigned executor_threads;        /**< threads for blocking work at most, 1 to 1,024; 0: 4 */
+    bool debug;                       /**< check threads and invariants, report slow callbacks */
+    int64_t slow_callback_ns;         /**< with debug: report callbacks that take longer; 0: 100 ms, negative: none */
     void *(*realloc)(void *, size_t); /**< the allocator: realloc(3), with free for size 0; NULL: libc's */
 } tepal_loop_options;
 
@@ -53,9 +53,9 @@ typedef struct tepal_handle {
  * or with TEPAL_ECLOSED if the loop was closed first. Inside run it is yours again and may be freed or posted anew.
  */
 typedef struct tepal_work {
-    struct tepal_work *next;                           /**< the loop's */
-    void (*run)(struct tepal_work *work, int status);  /**< yours */
-    uintptr_t state;                                   /**< the loop's; zero while not queued */
+    struct tepal_work *next;                          /**< the loop's */
+    void (*run)(struct tepal_work *work, int status); /**< yours */
+    uintptr_t state;                                  /**< the loop's; zero while not queued */
 } tepal_work;
 
 /**
@@ -79,10 +79,10 @@ enum { TEPAL_READABLE = 1, TEPAL_WRITABLE = 2 };
  * close it while it is watched (it is then forgotten silently). ready may stop, free or change any watch, its own too.
  */
 typedef struct tepal_watch {
-    int fd;                                                        /**< yours */
-    unsigned events;                                               /**< what it is started for; read only */
-    void (*ready)(struct tepal_watch *watch, unsigned events);     /**< yours; what it is ready for, 1 to 3 */
-    uint64_t reserved[8];                                          /**< the loop's */
+    int fd;                                                    /**< yours */
+    unsigned events;                                           /**< what it is started for; read only */
+    void (*ready)(struct tepal_watch *watch, unsigned events); /**< yours; what it is ready for, 1 to 3 */
+    uint64_t reserved[8];                                      /**< the loop's */
 } tepal_watch;
 
 /**
@@ -101,16 +101,16 @@ typedef struct tepal_loop_hooks {
 /** Counters of a loop, since it was made. */
 typedef struct tepal_loop_stats {
     size_t size;
-    uint64_t turns;        /**< turns of the loop */
-    uint64_t waits;        /**< turns that could have slept: their wait had a time limit other than 0 */
-    uint64_t callbacks;    /**< callbacks run from the ready queue */
-    uint64_t timers;       /**< timers run */
-    uint64_t posts;        /**< callbacks that came from other threads */
-    uint64_t signals;      /**< signal callbacks run */
-    uint64_t reported;     /**< errors handed to the exception handler, or counted here because there is none */
-    uint64_t invariants;   /**< broken invariants among them */
-    uint64_t slow;         /**< slow callbacks among them */
-    uint64_t transports;   /**< transports alive now */
+    uint64_t turns;      /**< turns of the loop */
+    uint64_t waits;      /**< turns that could have slept: their wait had a time limit other than 0 */
+    uint64_t callbacks;  /**< callbacks run from the ready queue */
+    uint64_t timers;     /**< timers run */
+    uint64_t posts;      /**< callbacks that came from other threads */
+    uint64_t signals;    /**< signal callbacks run */
+    uint64_t reported;   /**< errors handed to the exception handler, or counted here because there is none */
+    uint64_t invariants; /**< broken invariants among them */
+    uint64_t slow;       /**< slow callbacks among them */
+    uint64_t transports; /**< transports alive now */
 } tepal_loop_stats;
 
 /**
@@ -236,13 +236,15 @@ TEPAL_API int tepal_loop_get_stats(const tepal_loop *loop, tepal_loop_stats *sta
 TEPAL_API int tepal_loop_call_soon(tepal_loop *loop, tepal_callback run, void *argument, tepal_handle *handle);
 
 /** Run a callback no earlier than delay_ns from now (0 and negative: in the next turn; huge: never). As call_at. */
-TEPAL_API int tepal_loop_call_later(tepal_loop *loop, int64_t delay_ns, tepal_callback run, void *argument, tepal_handle *handle);
+TEPAL_API int tepal_loop_call_later(tepal_loop *loop, int64_t delay_ns, tepal_callback run, void *argument,
+                                    tepal_handle *handle);
 
 /**
  * Run a callback no earlier than when_ns on tepal_loop_time()'s clock, in the order of deadlines and, for equal ones,
  * of insertion. handle may be NULL. Returns 0, TEPAL_ENOMEM or TEPAL_ECLOSED. Loop thread.
  */
-TEPAL_API int tepal_loop_call_at(tepal_loop *loop, int64_t when_ns, tepal_callback run, void *argument, tepal_handle *handle);
+TEPAL_API int tepal_loop_call_at(tepal_loop *loop, int64_t when_ns, tepal_callback run, void *argument,
+                                 tepal_handle *handle);
 
 /** tepal_loop_call_soon() for any thread; wakes the loop. Returns 0, TEPAL_ENOMEM or TEPAL_ECLOSED. */
 TEPAL_API int tepal_loop_call_soon_threadsafe(tepal_loop *loop, tepal_callback run, void *argument);
@@ -259,7 +261,8 @@ TEPAL_API int tepal_loop_post_threadsafe(tepal_loop *loop, tepal_work *work);
 /**
  * Start a timer, or move one that is started: due at when_ns on tepal_loop_time()'s clock.
  *
- * Any int64_t will do; a time in the past is due in the next turn. Returns 0 or TEPAL_ECLOSED. Loop thread.
+ * Any int64_t will do; a time in the past is due in the next turn. Returns 0; TEPAL_EBUSY if its work is queued by
+ * tepal_loop_post(); TEPAL_ECLOSED. Loop thread.
  */
 TEPAL_API int tepal_timer_start(tepal_loop *loop, tepal_timer *timer, int64_t when_ns);
 
@@ -302,7 +305,8 @@ TEPAL_API int tepal_loop_remove_writer(tepal_loop *loop, int fd);
  * or cannot be caught (SIGKILL, SIGSTOP; SIGSEGV, SIGBUS, SIGFPE and SIGILL, which cannot be deferred);
  * TEPAL_ENOMEM; TEPAL_ECLOSED. Loop thread.
  */
-TEPAL_API int tepal_loop_add_signal(tepal_loop *loop, int signal, void (*run)(int signal, void *argument), void *argument);
+TEPAL_API int tepal_loop_add_signal(tepal_loop *loop, int signal, void (*run)(int signal, void *argument),
+                                    void *argument);
 
 /** Remove this loop's callback for a signal. Returns 1 if there was one, else 0; TEPAL_EINVAL. Loop thread. */
 TEPAL_API int tepal_loop_remove_signal(tepal_loop *loop, int signal);
@@ -314,7 +318,10 @@ TEPAL_API int tepal_loop_remove_signal(tepal_loop *loop, int signal);
  * wrong thread (TEPAL_ETHREAD, on that thread) and slow callbacks (TEPAL_ESLOW). Without a handler they are only
  * counted. NULL removes it. Loop thread.
  */
-TEPAL_API void tepal_loop_set_exception_handler(tepal_loop *loop, void (*report)(tepal_loop *loop, const char *what, const tepal_error *error, void *argument), void *argument);
+TEPAL_API void tepal_loop_set_exception_handler(tepal_loop *loop,
+                                                void (*report)(tepal_loop *loop, const char *what,
+                                                               const tepal_error *error, void *argument),
+                                                void *argument);
 
 /** Hand an error to the exception handler, as the library does. error is copied by nobody. Loop thread. */
 TEPAL_API void tepal_loop_call_exception_handler(tepal_loop *loop, const char *what, const tepal_error *error);

@@ -16,20 +16,27 @@ extern "C" {
 /** Where and how to listen. Any mix of hosts, a Unix path and open descriptors. Strings are copied. */
 typedef struct tepal_server_options {
     size_t size;
-    const char *const *hosts;  /**< literal addresses (create_server: names too); none of any kind: the wildcard ones, IPv6 and IPv4 */
+    const char *const
+        *hosts; /**< literal addresses (create_server: names too); none of any kind: the wildcard ones, IPv6 and IPv4 */
     size_t host_count;
-    uint16_t port;             /**< 0: chosen by the system, the same for all hosts where it can be */
-    const char *unix_path;     /**< a path, or an abstract name with "@" for its leading NUL; a dead socket's file there is replaced */
-    const int *fds;            /**< bound or listening stream sockets that stay the caller's: made non-blocking, never closed or shut down */
+    uint16_t port; /**< 0: chosen by the system, the same for all hosts where it can be */
+    const char *
+        unix_path; /**< a path, or an abstract name with "@" for its leading NUL; a dead socket's file there is replaced */
+    const int *
+        fds; /**< bound or listening stream sockets that stay the caller's: made non-blocking, never closed or shut down */
     size_t fd_count;
-    int backlog;               /**< 0: SOMAXCONN */
-    bool no_reuse_address;     /**< leave SO_REUSEADDR off */
-    bool reuse_port;           /**< SO_REUSEPORT: several sockets share one port */
-    bool ipv4_mapped;          /**< let IPv6 sockets take IPv4 too; IPV6_V6ONLY is set otherwise */
-    bool do_not_start;         /**< bind and listen at tepal_server_start_serving() */
+    int backlog;                              /**< 0: SOMAXCONN */
+    bool no_reuse_address;                    /**< leave SO_REUSEADDR off */
+    bool reuse_port;                          /**< SO_REUSEPORT: several sockets share one port */
+    bool ipv4_mapped;                         /**< let IPv6 sockets take IPv4 too; IPV6_V6ONLY is set otherwise */
+    bool do_not_start;                        /**< bind and listen at tepal_server_start_serving() */
     const tepal_transport_options *transport; /**< for each connection; copied */
-    void (*accept_failed)(void *argument, const tepal_error *error); /**< told of failed accepts (EMFILE: at most once a second) and factories */
-    int (*accepted)(void *argument, int fd, const tepal_address *peer); /**< asked first: 0 makes a connection of it; 1: fd is yours now; below 0 closes it */
+    void (*accept_failed)(
+        void *argument,
+        const tepal_error *error); /**< told of failed accepts (EMFILE: at most once a second) and factories */
+    int (*accepted)(void *argument, int fd,
+                    const tepal_address
+                        *peer); /**< asked first: 0 makes a connection of it; 1: fd is yours now; below 0 closes it */
 } tepal_server_options;
 
 /**
@@ -38,10 +45,12 @@ typedef struct tepal_server_options {
  * All or nothing. The server belongs to the caller: tepal_server_close() and tepal_server_unref(). Returns 0; TEPAL_EINVAL
  * (a name, or an option out of range); the system's error (EADDRINUSE, EACCES ...); TEPAL_ENOMEM; TEPAL_ECLOSED. Loop thread.
  */
-TEPAL_API int tepal_loop_listen(tepal_loop *loop, tepal_factory factory, void *argument, const tepal_server_options *options, tepal_server **server);
+TEPAL_API int tepal_loop_listen(tepal_loop *loop, tepal_factory factory, void *argument,
+                                const tepal_server_options *options, tepal_server **server);
 
 /** As tepal_loop_listen(), for names too: through a future, read with tepal_server_result(). Its error names the address that failed. */
-TEPAL_API int tepal_loop_create_server(tepal_loop *loop, tepal_factory factory, void *argument, const tepal_server_options *options, tepal_future **future);
+TEPAL_API int tepal_loop_create_server(tepal_loop *loop, tepal_factory factory, void *argument,
+                                       const tepal_server_options *options, tepal_future **future);
 
 /** The server of a create_server future, with a reference for the caller. Returns 0, TEPAL_EPENDING or the error. Loop thread. */
 TEPAL_API int tepal_server_result(tepal_future *future, tepal_server **server);

@@ -26,10 +26,12 @@ typedef struct tepal_transport_options {
     bool borrow;              /**< adopt only: the descriptor is given back through released, never closed */
     bool abort_without_reset; /**< abort() closes in the ordinary way instead of resetting TCP */
     int64_t linger_ns;        /**< how long unread input is drained after close so that output arrives; 0: 2 s */
-    uint64_t write_high;      /**< write buffer's high mark in bytes; 0: 64 KiB. A mark of 0: tepal_transport_set_write_limits() */
-    uint64_t write_low;       /**< its low mark; 0: a quarter of the high one */
-    uint64_t write_cap;       /**< hard cap in bytes; 0: 16 MiB, UINT64_MAX: none */
-    void (*released)(void *argument, int fd); /**< borrow: the descriptor is the caller's again, from the loop's thread */
+    uint64_t
+        write_high; /**< write buffer's high mark in bytes; 0: 64 KiB. A mark of 0: tepal_transport_set_write_limits() */
+    uint64_t write_low; /**< its low mark; 0: a quarter of the high one */
+    uint64_t write_cap; /**< hard cap in bytes; 0: 16 MiB, UINT64_MAX: none */
+    void (*released)(void *argument,
+                     int fd); /**< borrow: the descriptor is the caller's again, from the loop's thread */
     void *argument;           /**< for released */
 } tepal_transport_options;
 
@@ -70,7 +72,8 @@ TEPAL_API int tepal_transport_writev(tepal_transport *transport, const struct io
  * returns an error. With a filter on the transport the bytes pass through it and may be released at once. Otherwise as
  * tepal_transport_write(), and TEPAL_ENOMEM.
  */
-TEPAL_API int tepal_transport_write_owned(tepal_transport *transport, const struct iovec *pieces, size_t count, tepal_release release, void *argument);
+TEPAL_API int tepal_transport_write_owned(tepal_transport *transport, const struct iovec *pieces, size_t count,
+                                          tepal_release release, void *argument);
 
 /** Hand what is written to the kernel now instead of when this callback returns: for callbacks that go on for long. Returns 0 or TEPAL_ECLOSED. */
 TEPAL_API int tepal_transport_flush(tepal_transport *transport);
@@ -126,7 +129,8 @@ TEPAL_API void tepal_transport_abort(tepal_transport *transport, int code);
 TEPAL_API int tepal_transport_set_write_limits(tepal_transport *transport, uint64_t high, uint64_t low, uint64_t cap);
 
 /** Read the marks of the write buffer; each pointer may be NULL. */
-TEPAL_API void tepal_transport_get_write_limits(const tepal_transport *transport, uint64_t *high, uint64_t *low, uint64_t *cap);
+TEPAL_API void tepal_transport_get_write_limits(const tepal_transport *transport, uint64_t *high, uint64_t *low,
+                                                uint64_t *cap);
 
 /** Bytes written and not yet taken by the kernel, in all layers. */
 TEPAL_API uint64_t tepal_transport_write_buffer_size(const tepal_transport *transport);
@@ -147,7 +151,8 @@ TEPAL_API int tepal_transport_set_no_delay(tepal_transport *transport, bool on);
  * SO_KEEPALIVE on or off; idle and interval in seconds and count of probes, each 0 for the system's default
  * (tcp(7)). Returns 0, TEPAL_ENOTSUP if it is no TCP, TEPAL_EINVAL or TEPAL_ECLOSED.
  */
-TEPAL_API int tepal_transport_set_keep_alive(tepal_transport *transport, bool on, unsigned idle, unsigned interval, unsigned count);
+TEPAL_API int tepal_transport_set_keep_alive(tepal_transport *transport, bool on, unsigned idle, unsigned interval,
+                                             unsigned count);
 
 /**
  * Make a transport of a connected stream socket that is open already (accepted elsewhere, inherited, a socketpair).
@@ -157,7 +162,8 @@ TEPAL_API int tepal_transport_set_keep_alive(tepal_transport *transport, bool on
  * TEPAL_EBADF; TEPAL_EINVAL if it is no connected stream socket; TEPAL_EBUSY if the loop has it already; TEPAL_ENOMEM;
  * TEPAL_ECLOSED. On an error nothing was changed but the descriptor's flags.
  */
-TEPAL_API int tepal_loop_adopt(tepal_loop *loop, int fd, tepal_protocol *protocol, const tepal_transport_options *options, tepal_transport **transport);
+TEPAL_API int tepal_loop_adopt(tepal_loop *loop, int fd, tepal_protocol *protocol,
+                               const tepal_transport_options *options, tepal_transport **transport);
 
 #ifdef __cplusplus
 }

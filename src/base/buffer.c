@@ -161,21 +161,29 @@ size_t tpi_output_gather(const tpi_output *output, struct iovec *pieces, size_t 
     return count;
 }
 
-/* A piece has left the chain. */
-static void drop(tpi_realloc allocate, tpi_piece *piece, int status) {
+/* A piece has left the chain: free it. The owner to be told, if it was the last piece of an owned write. */
+static bool drop_silently(tpi_realloc allocate, tpi_piece *piece, tepal_release *release, void **argument) {
     owner *write = piece->owner;
     if (write == NULL) {
         tpi_free(allocate, piece);
-        return;
+        return false;
     }
     write->left--;
     if (write->left > 0) {
-        return;
+        return false;
     }
-    tepal_release release = write->release;
-    void *argument = write->argument;
-    tpi_free(allocate, write); /* first, so that what release frees does not add up with it */
-    release(argument, status);
+    *release = write->release;
+    *argument = write->argument;
+    tpi_free(allocate, write);
+    return true;
+}
+
+static void drop(tpi_realloc allocate, tpi_piece *piece, int status) {
+    tepal_release release;
+    void *argument;
+    if (drop_silently(allocate, piece, &release, &argument)) {
+        release(argument, status); /* after the chain's own memory, so that what it frees does not add up with that */
+    }
 }
 
 void tpi_output_consume(tpi_output *output, tpi_realloc allocate, uint64_t count) {
@@ -200,6 +208,18 @@ void tpi_output_discard(tpi_output *output, tpi_realloc allocate, int status) {
     while (piece != NULL) {
         tpi_piece *next = piece->next;
         drop(allocate, piece, status);
+        piece = next;
+    }
+}
+
+void tpi_output_forget(tpi_output *output, tpi_realloc allocate) {
+    tpi_piece *piece = output->first;
+    *output = (tpi_output){.first = NULL};
+    while (piece != NULL) {
+        tpi_piece *next = piece->next;
+        tepal_release release;
+        void *argument;
+        (void)drop_silently(allocate, piece, &release, &argument);
         piece = next;
     }
 }

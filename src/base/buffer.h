@@ -37,6 +37,9 @@ void tpi_output_consume(tpi_output *output, tpi_realloc allocate, uint64_t count
 /* Drop everything, releasing with this status. */
 void tpi_output_discard(tpi_output *output, tpi_realloc allocate, int status);
 
+/* Drop everything without a word to the owners: in a forked child. */
+void tpi_output_forget(tpi_output *output, tpi_realloc allocate);
+
 /* The bytes of a list of pieces; UINT64_MAX if they overflow. */
 uint64_t tpi_pieces_bytes(const struct iovec *pieces, size_t count);
 

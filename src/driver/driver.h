@@ -43,14 +43,18 @@ struct tpi_object {
     uint32_t bits;              /* driver */
 };
 
-/* Output. pieces must stay valid, and the message too, until sent() if send() answered PENDING. */
+/*
+ * Output. The pieces and the message itself must stay as they are until sent(), if send() answered PENDING, or until
+ * closed(). With now set they are good for the call alone: PENDING then means that nothing was taken or kept.
+ */
 struct tpi_message {
     const struct iovec *pieces;
     size_t count;
     const tepal_address *address; /* datagrams: where to; NULL: the connected peer */
     const void *control;          /* sendmsg(2)'s control data: descriptors to pass, say; NULL: none */
     size_t control_length;
-    int flags;                    /* sendmsg(2)'s; MSG_NOSIGNAL is always added */
+    int flags; /* sendmsg(2)'s; MSG_NOSIGNAL is always added */
+    bool now;
 };
 
 /* What a driver tells an object's owner, only from dispatch(). After close() or release() only closed() or released(). */
@@ -63,51 +67,57 @@ struct tpi_upcalls {
     /* With object->direct: a buffer for at most hint bytes. *length 0 declines. filled() follows in the same dispatch, or nothing. */
     void (*get_buffer)(tpi_object *object, size_t hint, void **buffer, size_t *length);
     void (*filled)(tpi_object *object, size_t length);
-    void (*eof)(tpi_object *object);             /* once; reading has stopped */
-    void (*error)(tpi_object *object, int code); /* reading failed, and has stopped */
+    void (*eof)(tpi_object *object);                  /* once; reading has stopped */
+    void (*error)(tpi_object *object, int code);      /* reading failed, and has stopped */
     void (*sent)(tpi_object *object, int64_t result); /* a PENDING send took result bytes (1 or more), or failed */
     /* A connection: its descriptor, non-blocking and close-on-exec, is the callee's. */
     void (*accepted)(tpi_object *object, int fd, const tepal_address *peer);
-    void (*accept_failed)(tpi_object *object, int code); /* out of descriptors or memory: accept has stopped by itself */
-    void (*accept_stopped)(tpi_object *object);          /* accept_stop() is complete: nothing accepted is undelivered */
-    void (*connected)(tpi_object *object, int code);     /* a PENDING connect: 0 or an error */
-    void (*ready)(tpi_object *object, unsigned events);  /* a watch: TEPAL_READABLE, TEPAL_WRITABLE; the object may be gone after */
+    void (*accept_failed)(tpi_object *object,
+                          int code);                 /* out of descriptors or memory: accept has stopped by itself */
+    void (*accept_stopped)(tpi_object *object);      /* accept_stop() is complete: nothing accepted is undelivered */
+    void (*connected)(tpi_object *object, int code); /* a PENDING connect: 0 or an error */
+    void (*ready)(tpi_object *object,
+                  unsigned events); /* a watch: TEPAL_READABLE, TEPAL_WRITABLE; the object may be gone after */
     /* release() is complete: fd is the owner's, and held bytes were read from it and not delivered. Last word. */
     void (*released)(tpi_object *object, int fd, const uint8_t *held, size_t length);
     void (*closed)(tpi_object *object); /* the descriptor is closed and nothing refers to object. Last word. */
-    void (*ending)(tpi_object *object); /* from the loop, not the driver: it is being closed; end what object carries and close() it */
-    void (*abandoned)(tpi_object *object); /* from the loop in a forked child: give back object's memory, and call nobody */
+    void (*ending)(
+        tpi_object
+            *object); /* from the loop, not the driver: it is being closed; end what object carries and close() it */
+    void (*abandoned)(
+        tpi_object *object); /* from the loop in a forked child: give back object's memory, and call nobody */
 };
 
 /* Blocking work for a thread. Embedded by its owner, who sets work and done; free again inside done. */
 struct tpi_job {
-    void (*work)(tpi_job *job);             /* on a thread */
-    void (*done)(tpi_job *job, int status); /* from dispatch: 0, or TEPAL_ECANCELED if work never began or was lost in a fork */
-    tpi_driver *driver;                     /* the driver's; NULL while not offloaded */
-    tpi_job *next, **link;                  /* the driver's: in its queues; link is NULL once work has begun */
-    tpi_job *known_next, **known_link;      /* the driver's: among all jobs that are not delivered */
+    void (*work)(tpi_job *job); /* on a thread */
+    void (*done)(tpi_job *job,
+                 int status); /* from dispatch: 0, or TEPAL_ECANCELED if work never began or was lost in a fork */
+    tpi_driver *driver;       /* the driver's; NULL while not offloaded */
+    tpi_job *next, **link;    /* the driver's: in its queues; link is NULL once work has begun */
+    tpi_job *known_next, **known_link; /* the driver's: among all jobs that are not delivered */
 };
 
 /* A name to resolve; embedded by its owner, who sets the first part. Free again inside done. */
 struct tpi_resolve {
-    tpi_job job;                   /* the driver's; first */
-    char host[256];                /* empty: loopback or, with passive, wildcard addresses */
+    tpi_job job;    /* the driver's; first */
+    char host[256]; /* empty: loopback or, with passive, wildcard addresses */
     uint16_t port;
-    int family;                    /* AF_INET, AF_INET6 or 0 */
+    int family; /* AF_INET, AF_INET6 or 0 */
     bool passive;
     void (*done)(tpi_resolve *request); /* from dispatch */
-    bool canceled;                 /* the driver's, as what follows it */
+    bool canceled;                      /* the driver's, as what follows it */
     void *resolved;
     tpi_realloc realloc;
-    int code;                      /* result: 0 or an error; TEPAL_ECANCELED after cancel */
-    size_t count;                  /* result */
-    tepal_address *addresses;      /* result: the owner's, freed with the driver's realloc(p, 0) */
+    int code;                 /* result: 0 or an error; TEPAL_ECANCELED after cancel */
+    size_t count;             /* result */
+    tepal_address *addresses; /* result: the owner's, freed with the driver's realloc(p, 0) */
 };
 
 typedef enum tpi_query {
-    TPI_QUERY_LOCAL,  /* tepal_address */
-    TPI_QUERY_PEER,   /* tepal_address */
-    TPI_QUERY_UNREAD  /* size_t: bytes received and not delivered, held ones too */
+    TPI_QUERY_LOCAL, /* tepal_address */
+    TPI_QUERY_PEER,  /* tepal_address */
+    TPI_QUERY_UNREAD /* size_t: bytes received and not delivered, held ones too */
 } tpi_query;
 
 typedef enum tpi_option {
@@ -119,7 +129,7 @@ typedef enum tpi_option {
     TPI_OPTION_REUSE_ADDRESS,
     TPI_OPTION_REUSE_PORT,
     TPI_OPTION_IPV6_ONLY,
-    TPI_OPTION_RESET_ON_CLOSE       /* 1: close() discards and resets (SO_LINGER 0) */
+    TPI_OPTION_RESET_ON_CLOSE /* 1: close() discards and resets (SO_LINGER 0) */
 } tpi_option;
 
 typedef struct tpi_driver_options {
@@ -140,12 +150,15 @@ typedef struct tpi_driver_ops {
     /* In a forked child: make the kernel side anew and register every object again. Jobs under way end with TEPAL_ECANCELED. */
     int (*after_fork)(tpi_driver *driver);
 
-    int64_t (*now)(tpi_driver *driver);  /* nanoseconds; also while another call of the driver runs */
+    int64_t (*now)(tpi_driver *driver); /* nanoseconds; also while another call of the driver runs */
     uint64_t (*random)(tpi_driver *driver);
     int (*offload)(tpi_driver *driver, tpi_job *job);
-    void (*offload_cancel)(tpi_driver *driver, tpi_job *job); /* if it has not begun, done(TEPAL_ECANCELED) comes soon; else nothing changes */
+    void (*offload_cancel)(
+        tpi_driver *driver,
+        tpi_job *job); /* if it has not begun, done(TEPAL_ECANCELED) comes soon; else nothing changes */
     int (*resolve)(tpi_driver *driver, tpi_resolve *request);
-    void (*resolve_cancel)(tpi_driver *driver, tpi_resolve *request); /* done() comes with TEPAL_ECANCELED, once nothing uses the request */
+    void (*resolve_cancel)(tpi_driver *driver,
+                           tpi_resolve *request); /* done() comes with TEPAL_ECANCELED, once nothing uses the request */
 
     /* A new socket for connecting or listening: a tpi_kind, a family. protocol 0. */
     int (*open)(tpi_driver *driver, tpi_object *object, tpi_kind kind, int family);
@@ -160,7 +173,7 @@ typedef struct tpi_driver_ops {
     int (*bind)(tpi_driver *driver, tpi_object *object, const tepal_address *address);
     int (*listen)(tpi_driver *driver, tpi_object *object, int backlog);
     void (*accept_start)(tpi_driver *driver, tpi_object *object);
-    void (*accept_stop)(tpi_driver *driver, tpi_object *object); /* ends in accept_stopped() */
+    void (*accept_stop)(tpi_driver *driver, tpi_object *object);                          /* ends in accept_stopped() */
     int (*connect)(tpi_driver *driver, tpi_object *object, const tepal_address *address); /* 0, PENDING or an error */
 
     void (*read_start)(tpi_driver *driver, tpi_object *object); /* idempotent; never calls up inside */
@@ -170,20 +183,22 @@ typedef struct tpi_driver_ops {
      * of no bytes is not sent.
      */
     int64_t (*send)(tpi_driver *driver, tpi_object *object, const tpi_message *message);
-    void (*flush)(tpi_driver *driver);                              /* submit what is queued, without waiting */
-    int (*shutdown)(tpi_driver *driver, tpi_object *object);        /* FIN; no send may be PENDING */
+    void (*flush)(tpi_driver *driver);                       /* submit what is queued, without waiting */
+    int (*shutdown)(tpi_driver *driver, tpi_object *object); /* FIN; no send may be PENDING */
 
     /* A foreign descriptor, level-triggered. Again with other events: changes them. TEPAL_EPERM, TEPAL_EBUSY, TEPAL_EBADF. */
     int (*watch)(tpi_driver *driver, tpi_object *object, int fd, unsigned events);
-    void (*unwatch)(tpi_driver *driver, tpi_object *object); /* synchronous: at its return the object may go; no closed() */
+    void (*unwatch)(tpi_driver *driver,
+                    tpi_object *object); /* synchronous: at its return the object may go; no closed() */
 
     int (*query)(tpi_driver *driver, const tpi_object *object, tpi_query what, void *answer);
     int (*set)(tpi_driver *driver, tpi_object *object, tpi_option option, int value);
 
-    int (*wait)(tpi_driver *driver, int64_t timeout_ns); /* the only call that blocks; negative: no limit. 0, or an error */
-    bool (*dispatch)(tpi_driver *driver);                /* deliver what has completed; true: more is left for another turn */
-    void (*wake)(tpi_driver *driver);                    /* any thread, any signal handler: end a wait, now or the next */
-    int (*poll_fd)(tpi_driver *driver);                  /* readable when dispatch would deliver; TEPAL_ENOTSUP */
+    int (*wait)(tpi_driver *driver,
+                int64_t timeout_ns);      /* the only call that blocks; negative: no limit. 0, or an error */
+    bool (*dispatch)(tpi_driver *driver); /* deliver what has completed; true: more is left for another turn */
+    void (*wake)(tpi_driver *driver);     /* any thread, any signal handler: end a wait, now or the next */
+    int (*poll_fd)(tpi_driver *driver);   /* readable when dispatch would deliver; TEPAL_ENOTSUP */
 
     /* Call visit on every object but watches; it may close them. For the end of a loop. */
     void (*each)(tpi_driver *driver, void (*visit)(tpi_object *object, void *argument), void *argument);
@@ -193,11 +208,11 @@ typedef struct tpi_driver_ops {
 struct tpi_driver {
     const tpi_driver_ops *ops;
     tpi_realloc realloc;
-    bool backlog;          /* something is left to deliver without waiting: wait with 0 */
-    bool interrupted;      /* set by the loop in an upcall: return from dispatch right after it, and keep the rest */
-    atomic_bool sleeping;  /* set by the loop around a wait; who adds work from elsewhere wakes only then */
+    bool backlog;         /* something is left to deliver without waiting: wait with 0 */
+    bool interrupted;     /* set by the loop in an upcall: return from dispatch right after it, and keep the rest */
+    atomic_bool sleeping; /* set by the loop around a wait; who adds work from elsewhere wakes only then */
     _Atomic(tpi_job *) done_jobs; /* finished on a thread, newest first; delivered by dispatch */
-    size_t objects;        /* open ones, watches not counted; 0 before destroy */
+    size_t objects;               /* open ones, watches not counted; 0 before destroy */
 };
 
 /* Wake the driver if it sleeps or is about to: after adding work where the loop will look. Any thread, not signal handlers. */

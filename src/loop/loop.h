@@ -37,6 +37,8 @@ typedef struct tpi_calls {
 typedef struct tpi_closer {
     struct tpi_closer *next, **link;
     void (*closing)(struct tpi_closer *closer);
+    void (*abandoned)(
+        struct tpi_closer *closer); /* instead, in a forked child: give back memory; NULL: nothing to do */
 } tpi_closer;
 
 typedef enum tpi_phase {
@@ -47,6 +49,7 @@ typedef enum tpi_phase {
 
 struct tepal_loop {
     tpi_driver *driver; /* NULL once closed */
+    const char *driver_name;
     tpi_realloc realloc;
 
     tpi_queue ready;
@@ -62,16 +65,17 @@ struct tepal_loop {
     tepal_order order;
     unsigned drain_limit;
     bool debug;
-    bool stop;      /* leave after this turn */
-    bool running;   /* a thread is in a turn */
-    bool waiting;   /* ... and in its wait */
+    bool stop;           /* leave after this turn */
+    atomic_bool running; /* a thread is in a turn */
+    bool waiting;        /* ... and in its wait */
     bool interrupted;
     int interrupt_code;
     tpi_phase phase;
     int64_t turn_time_ns; /* 0: not read since the wait */
     int64_t slow_callback_ns;
-    pthread_t thread; /* valid while running */
-    pid_t pid;        /* who made it or called after_fork */
+    const void *place; /* debug: where the callback that runs was scheduled; NULL: by the library */
+    pthread_t thread;  /* valid while running */
+    pid_t pid;         /* who made it or called after_fork */
 
     tepal_loop_hooks hooks;
     void (*report)(tepal_loop *, const char *, const tepal_error *, void *);
@@ -84,10 +88,10 @@ struct tepal_loop {
 
     /* Touched by other threads. */
     atomic_uint references;
-    _Atomic(tepal_work *) posts;      /* newest first; TPI_POSTS_CLOSED once nothing is taken any more (wakeup.c) */
+    _Atomic(tepal_work *) posts;       /* newest first; TPI_POSTS_CLOSED once nothing is taken any more (wakeup.c) */
     _Atomic(uint64_t) signals_pending; /* bit n-1: signal n has arrived */
-    atomic_uint wakers;               /* threads and handlers that are about to use the driver's wake */
-    atomic_bool wakeable;             /* false once the driver is going away */
+    atomic_uint wakers;                /* threads and handlers that are about to use the driver's wake */
+    atomic_bool wakeable;              /* false once the driver is going away */
 };
 
 /* ready.c: the queue, and the callbacks with handles */
@@ -149,8 +153,9 @@ void tpi_posts_close(tepal_loop *loop);
 void tpi_wakeup_close(tepal_loop *loop);
 
 /* signals.c */
-void tpi_signals_dispatch(tepal_loop *loop); /* run the callbacks of the signals pending */
-void tpi_signals_close(tepal_loop *loop);
+void tpi_signals_dispatch(tepal_loop *loop);   /* run the callbacks of the signals pending */
+void tpi_signals_close(tepal_loop *loop);      /* remove every callback */
+void tpi_signals_after_fork(tepal_loop *loop); /* in the child: they are this process's now */
 
 /* watches.c */
 void tpi_watches_free(tepal_loop *loop);
@@ -159,11 +164,14 @@ void tpi_watches_free(tepal_loop *loop);
 void tpi_report(tepal_loop *loop, const char *what, int code);
 /* A broken invariant (DESIGN's number, 1 to 7). */
 void tpi_invariant(tepal_loop *loop, int number, const char *what);
-#define TPI_INVARIANT(loop, number, condition)                                                                       \
-    do {                                                                                                             \
-        if (__builtin_expect((loop)->debug, 0) && !(condition)) {                                                    \
-            tpi_invariant((loop), (number), #condition);                                                             \
-        }                                                                                                            \
+/* Around a callback in debug mode: report it if it was slow. what says which kind it is. */
+int64_t tpi_debug_begin(tepal_loop *loop);
+void tpi_debug_end(tepal_loop *loop, int64_t began_ns, const char *what);
+#define TPI_INVARIANT(loop, number, condition)                                                                         \
+    do {                                                                                                               \
+        if (__builtin_expect((loop)->debug, 0) && !(condition)) {                                                      \
+            tpi_invariant((loop), (number), #condition);                                                               \
+        }                                                                                                              \
     } while (0)
 
 /* Hear of the loop's closing; the closer is unlinked before it is called. */

@@ -44,8 +44,16 @@ typedef enum tpi_transport_flag {
     TPI_PIPED = 1 << 17,         /* the source of a tepal_pipe */
     TPI_BELOW_PAUSED = 1 << 18,  /* the lowest filter, or flow itself, wants no bytes from the driver */
     TPI_STOP_PRODUCER = 1 << 19, /* the event is to stop the producer */
-    TPI_HELD_READING = 1 << 20   /* paused by the pipe of which it is the source: apart from PAUSED_READING */
+    TPI_HELD_READING = 1 << 20,  /* paused by the pipe of which it is the source: apart from PAUSED_READING */
+    TPI_START_DUE = 1 << 21,     /* the event is to start reading: connection_made ran in this turn's callbacks */
+    TPI_EOF_HELD = 1 << 22       /* a filter passed up an EOF while the protocol had paused */
 } tpi_transport_flag;
+
+/* Nothing is delivered to the protocol. */
+#define TPI_STOPPED_READING (TPI_PAUSED_READING | TPI_HELD_READING)
+
+/* Nothing is to be delivered to the protocol, for whatever reason. */
+#define TPI_HELD_BACK (TPI_PAUSED_READING | TPI_HELD_READING)
 
 typedef struct tpi_chunk tpi_chunk;
 typedef struct tpi_drain tpi_drain;
@@ -63,7 +71,9 @@ typedef struct tpi_extras {
     tepal_transport *pulling; /* a reference to whom these belong, while pull is queued */
     tpi_drain *drains;        /* futures of tepal_transport_drain(), oldest first (flow.c) */
     tepal_timer linger;
-    tepal_future *established; /* of the filter being set up (filter.c) */
+    tepal_transport *transport;        /* whose extras these are */
+    tepal_future *established;         /* of the filter being set up (filter.c) */
+    uint64_t taken, handed, discarded; /* debug: what the bottom was given, and where it went */
 } tpi_extras;
 
 /* The output chain while it is not empty, and the message in flight. */
@@ -116,6 +126,15 @@ void tpi_transport_made_soon(tepal_transport *transport, tepal_protocol *protoco
 /* Begin the end with this code (0: cleanly) and discard output; connection_lost is queued. Again: nothing. */
 void tpi_transport_fail(tepal_transport *transport, int code);
 
+/* In a forked child: give the memory back, and call nobody. */
+void tpi_transport_forget(tepal_transport *transport);
+
+/* Have the event run: what is due is in the flags. */
+void tpi_transport_queue_event(tepal_transport *transport);
+
+/* connection_lost, now. The object is still open; tpi_stream_retire() follows, or the loop's own close. */
+void tpi_transport_lose(tepal_transport *transport);
+
 /* Everything is sent (or discarded): queue connection_lost. */
 void tpi_transport_end(tepal_transport *transport);
 
@@ -126,6 +145,8 @@ tpi_extras *tpi_transport_extras(tepal_transport *transport);
 
 /* Hand the cork down, if there is one. */
 void tpi_transport_drain_cork(tepal_transport *transport);
+/* Bytes in the cork. */
+uint32_t tpi_transport_corked(const tepal_transport *transport);
 /* Drop the cork, if there is one. */
 void tpi_transport_drop_cork(tepal_transport *transport);
 
@@ -141,6 +162,9 @@ int tpi_stream_write_owned(tepal_transport *transport, const struct iovec *piece
 void tpi_stream_write_eof(tepal_transport *transport);      /* FIN after the chain */
 void tpi_stream_close(tepal_transport *transport);          /* end after the chain */
 void tpi_stream_update_reading(tepal_transport *transport); /* start or stop the driver's reading, by the flags */
+void tpi_stream_update_direct(tepal_transport *transport);  /* whether the driver reads into the protocol's buffers */
+/* Drop what waits for the kernel, now or once the message in flight is back. */
+void tpi_stream_discard(tepal_transport *transport);
 /* connection_lost has returned: linger, or close or release the descriptor. */
 void tpi_stream_retire(tepal_transport *transport);
 

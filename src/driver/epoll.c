@@ -1,0 +1,187 @@
+/*
+ * The epoll driver: a poller for the readiness emulation. Streams are registered once, edge-triggered; listeners and
+ * foreign descriptors are level-triggered.
+ */
+#include "driver/epoll.h"
+#include "driver/readiness.h"
+#include "base/alloc.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#define BATCH 256 /* events taken from the kernel in one wait */
+
+typedef struct tpi_epoll {
+    tpi_readiness readiness; /* first */
+    int epoll_fd;
+    bool whole_milliseconds; /* the kernel has no epoll_pwait2(2) */
+    unsigned next, count;    /* events taken and not delivered: [next, count) */
+    struct epoll_event events[BATCH];
+} tpi_epoll;
+
+/* POLL* and EPOLL* agree on Linux, so events pass through unchanged. */
+_Static_assert(POLLIN == EPOLLIN && POLLOUT == EPOLLOUT && POLLPRI == EPOLLPRI && POLLERR == EPOLLERR &&
+                   POLLHUP == EPOLLHUP && POLLRDHUP == EPOLLRDHUP,
+               "poll(2) and epoll(7) name events alike");
+
+static int control(tpi_readiness *readiness, int operation, int fd, uint32_t events, uint64_t tag) {
+    struct epoll_event event = {.events = events, .data.u64 = tag};
+    int status = epoll_ctl(((tpi_epoll *)readiness)->epoll_fd, operation, fd, &event);
+    return status < 0 ? TEPAL_SYSTEM(errno) : 0;
+}
+
+static int add(tpi_readiness *readiness, int fd, uint32_t events, bool edge, uint64_t tag) {
+    uint32_t wanted = events | (edge ? (uint32_t)EPOLLET : 0);
+    int code = control(readiness, EPOLL_CTL_ADD, fd, wanted, tag);
+    if (code == TEPAL_SYSTEM(EEXIST)) {
+        /* The same open file under the same number is still registered: by a watch closed and opened behind our back. */
+        code = control(readiness, EPOLL_CTL_MOD, fd, wanted, tag);
+    }
+    return code;
+}
+
+static int change(tpi_readiness *readiness, int fd, uint32_t events, uint64_t tag) {
+    return control(readiness, EPOLL_CTL_MOD, fd, events, tag);
+}
+
+static void take_out(tpi_readiness *readiness, int fd) {
+    (void)control(readiness, EPOLL_CTL_DEL, fd, 0, 0); /* ENOENT, EBADF: it is gone already */
+}
+
+static int wait_milliseconds(tpi_epoll *epoll, int64_t timeout_ns) {
+    int64_t milliseconds = timeout_ns / 1000000 + (timeout_ns % 1000000 != 0); /* late rather than early */
+    int limit = timeout_ns < 0 ? -1 : milliseconds > INT_MAX ? INT_MAX : (int)milliseconds;
+    return epoll_wait(epoll->epoll_fd, epoll->events, BATCH, limit);
+}
+
+static int wait_for_events(tpi_readiness *readiness, int64_t timeout_ns) {
+    tpi_epoll *epoll = (tpi_epoll *)readiness;
+    if (epoll->next < epoll->count) {
+        return 0; /* interrupted: those come first */
+    }
+    epoll->next = epoll->count = 0;
+    int count;
+    if (timeout_ns <= 0 || epoll->whole_milliseconds) {
+        count = wait_milliseconds(epoll, timeout_ns);
+    } else {
+        struct timespec limit = {.tv_sec = timeout_ns / 1000000000, .tv_nsec = timeout_ns % 1000000000};
+        count = epoll_pwait2(epoll->epoll_fd, epoll->events, BATCH, &limit, NULL);
+        if (count < 0 && errno == ENOSYS) {
+            epoll->whole_milliseconds = true;
+            count = wait_milliseconds(epoll, timeout_ns);
+        }
+    }
+    if (count < 0) {
+        return errno == EINTR ? 0 : TEPAL_SYSTEM(errno);
+    }
+    epoll->count = (unsigned)count;
+    return 0;
+}
+
+static void deliver(tpi_readiness *readiness) {
+    tpi_epoll *epoll = (tpi_epoll *)readiness;
+    while (epoll->next < epoll->count && !readiness->driver.interrupted) {
+        const struct epoll_event *event = &epoll->events[epoll->next++];
+        if (__builtin_expect(event->data.u64 != TPI_WAKE_TAG, 1)) {
+            tpi_readiness_event(readiness, event->data.u64, event->events);
+        }
+    }
+}
+
+/* The wake-up descriptor is an edge: every write makes a new one, so nobody needs to read it. */
+static int register_wake(tpi_epoll *epoll) {
+    return control(&epoll->readiness, EPOLL_CTL_ADD, epoll->readiness.wake_fd, EPOLLIN | (uint32_t)EPOLLET,
+                   TPI_WAKE_TAG);
+}
+
+/* A new set under the old number, so that who waits on poll_fd need not learn another. */
+static int rebuild(tpi_readiness *readiness) {
+    tpi_epoll *epoll = (tpi_epoll *)readiness;
+    int fresh = epoll_create1(EPOLL_CLOEXEC);
+    if (fresh < 0) {
+        return TEPAL_SYSTEM(errno);
+    }
+    if (dup3(fresh, epoll->epoll_fd, O_CLOEXEC) < 0) {
+        int code = TEPAL_SYSTEM(errno);
+        close(fresh);
+        return code;
+    }
+    close(fresh);
+    int code = register_wake(epoll);
+    return code < 0 ? code : tpi_readiness_register_all(readiness);
+}
+
+static const tpi_poller poller = {
+    .levels = false,
+    .add = add,
+    .change = change,
+    .remove = take_out,
+    .wait = wait_for_events,
+    .deliver = deliver,
+    .rebuild = rebuild,
+};
+
+static int create(tpi_driver **driver, const tpi_driver_options *options) {
+    tpi_epoll *epoll = tpi_alloc_zero(options->realloc, sizeof *epoll);
+    if (epoll == NULL) {
+        return TEPAL_ENOMEM;
+    }
+    epoll->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    int code = epoll->epoll_fd < 0 ? TEPAL_SYSTEM(errno) : 0;
+    if (code == 0) {
+        code = tpi_readiness_init(&epoll->readiness, &tpi_epoll_driver, &poller, options);
+        if (code == 0) {
+            code = register_wake(epoll);
+            if (code < 0) {
+                tpi_readiness_destroy(&epoll->readiness);
+            }
+        }
+        if (code < 0) {
+            close(epoll->epoll_fd);
+        }
+    }
+    if (code < 0) {
+        tpi_free(options->realloc, epoll);
+        return code;
+    }
+    *driver = &epoll->readiness.driver;
+    return 0;
+}
+
+static void destroy(tpi_driver *driver) {
+    tpi_epoll *epoll = (tpi_epoll *)driver;
+    tpi_readiness_destroy(&epoll->readiness);
+    close(epoll->epoll_fd);
+    tpi_free(driver->realloc, epoll);
+}
+
+/* In a child: closing the inherited set does nothing to the parent's, as long as nothing is taken out of it. */
+static void abandon(tpi_driver *driver) {
+    tpi_epoll *epoll = (tpi_epoll *)driver;
+    tpi_readiness_abandon(&epoll->readiness);
+    close(epoll->epoll_fd);
+    tpi_free(driver->realloc, epoll);
+}
+
+static int after_fork(tpi_driver *driver) {
+    tpi_epoll *epoll = (tpi_epoll *)driver;
+    epoll->next = epoll->count = 0; /* the parent's */
+    int code = tpi_readiness_after_fork(&epoll->readiness);
+    return code < 0 ? code : rebuild(&epoll->readiness);
+}
+
+static int poll_fd(tpi_driver *driver) {
+    return ((tpi_epoll *)driver)->epoll_fd;
+}
+
+const tpi_driver_ops tpi_epoll_driver = {
+    .name = "epoll",
+    .create = create,
+    .destroy = destroy,
+    .abandon = abandon,
+    .after_fork = after_fork,
+    .poll_fd = poll_fd,
+    TPI_READINESS_OPS,
+};

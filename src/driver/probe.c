@@ -1,0 +1,33 @@
+/*
+ * Which driver a loop gets: the one named, the environment's, or the best that works on this kernel. Silent: a driver
+ * that the kernel refuses is passed over unless it was asked for by name.
+ */
+#include "driver/driver.h"
+#include "driver/epoll.h"
+#include "driver/poll.h"
+#include <stdlib.h>
+#include <string.h>
+
+const tpi_driver_ops *const tpi_drivers[] = {&tpi_epoll_driver, &tpi_poll_driver, NULL};
+
+int tpi_driver_new(tpi_driver **driver, const char *name, const tpi_driver_options *options) {
+    if (name == NULL) {
+        name = secure_getenv("TEPAL_DRIVER");
+    }
+    if (name != NULL && *name != '\0') {
+        for (size_t i = 0; tpi_drivers[i] != NULL; i++) {
+            if (strcmp(tpi_drivers[i]->name, name) == 0) {
+                return tpi_drivers[i]->create(driver, options);
+            }
+        }
+        return TEPAL_EINVAL;
+    }
+    int code = TEPAL_ENOTSUP;
+    for (size_t i = 0; tpi_drivers[i] != NULL; i++) {
+        code = tpi_drivers[i]->create(driver, options);
+        if (code >= 0 || code == TEPAL_ENOMEM) {
+            return code;
+        }
+    }
+    return code;
+}

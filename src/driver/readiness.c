@@ -1,0 +1,357 @@
+/*
+ * The core of the readiness emulation: which object a descriptor stands for, what is left to deliver, and one
+ * dispatch. It never blocks, and calls up from dispatch alone.
+ *
+ * Interest is persistent and edge-triggered for our own sockets, with what is ready remembered in object->bits: try
+ * first, sleep after. An object's memory may go only at closed() or released(), which come from the list of objects
+ * with something left and never in the middle of a batch, so a pointer taken from the table stays good meanwhile.
+ */
+#include "driver/readiness_inside.h"
+#include "driver/resolve.h"
+#include "base/alloc.h"
+#include <sys/eventfd.h>
+#include <sys/random.h>
+#include <time.h>
+#include <unistd.h>
+
+/* So many events of older generations in a row mean a registration that we can no longer name: see tpi_readiness_event. */
+#define STALE_LIMIT 64
+
+static const uint32_t stream_events = POLLIN | POLLOUT | POLLPRI | POLLRDHUP;
+
+int tpi_readiness_init(tpi_readiness *readiness, const tpi_driver_ops *ops, const tpi_poller *poller,
+                       const tpi_driver_options *options) {
+    readiness->driver.ops = ops;
+    readiness->driver.realloc = options->realloc;
+    readiness->poller = poller;
+    readiness->read_budget = options->read_budget;
+    readiness->scratch_bytes = options->read_bytes;
+    readiness->scratch = options->realloc(NULL, options->read_bytes);
+    if (readiness->scratch == NULL) {
+        return TEPAL_ENOMEM;
+    }
+    readiness->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (readiness->wake_fd < 0) {
+        int code = TEPAL_SYSTEM(errno);
+        tpi_free(options->realloc, readiness->scratch);
+        return code;
+    }
+    tpi_offload_init(&readiness->offload, &readiness->driver, options->threads);
+    return 0;
+}
+
+static void free_memory(tpi_readiness *readiness) {
+    tpi_realloc allocate = readiness->driver.realloc;
+    tpi_held_free_all(readiness);
+    tpi_free(allocate, readiness->slots);
+    tpi_free(allocate, readiness->scratch);
+}
+
+void tpi_readiness_destroy(tpi_readiness *readiness) {
+    tpi_offload_destroy(&readiness->offload);
+    close(readiness->wake_fd);
+    free_memory(readiness);
+}
+
+void tpi_readiness_abandon(tpi_readiness *readiness) {
+    tpi_offload_abandon(&readiness->offload);
+    close(readiness->wake_fd);
+    free_memory(readiness);
+}
+
+int tpi_readiness_after_fork(tpi_readiness *readiness) {
+    tpi_offload_after_fork(&readiness->offload);
+    /* The eventfd is shared with the parent, whose wake-ups we would eat. The number stays: nothing learns a new one. */
+    int fresh = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (fresh < 0) {
+        return TEPAL_SYSTEM(errno);
+    }
+    if (dup3(fresh, readiness->wake_fd, O_CLOEXEC) < 0) {
+        int code = TEPAL_SYSTEM(errno);
+        close(fresh);
+        return code;
+    }
+    close(fresh);
+    return 0;
+}
+
+/* The table: descriptors and generations */
+
+int tpi_slot_reserve(tpi_readiness *readiness, int fd) {
+    if ((uint32_t)fd < readiness->slot_count) {
+        return 0;
+    }
+    uint32_t count = readiness->slot_count == 0 ? 64 : readiness->slot_count;
+    while (count <= (uint32_t)fd) {
+        count *= 2;
+    }
+    tpi_slot *slots = readiness->driver.realloc(readiness->slots, count * sizeof *slots);
+    if (slots == NULL) {
+        return TEPAL_ENOMEM;
+    }
+    memset(slots + readiness->slot_count, 0, (count - readiness->slot_count) * sizeof *slots);
+    readiness->slots = slots;
+    readiness->slot_count = count;
+    return 0;
+}
+
+int tpi_slot_take(tpi_readiness *readiness, tpi_object *object, int fd) {
+    int code = tpi_slot_reserve(readiness, fd);
+    if (code < 0) {
+        return code;
+    }
+    tpi_slot *slot = &readiness->slots[fd];
+    if (slot->object != NULL) {
+        if (slot->object->kind != TPI_WATCH || object->kind == TPI_WATCH) {
+            return TEPAL_EBUSY;
+        }
+        /* A watched descriptor was closed behind our back, and its number came back as one of our own sockets. */
+        tpi_watch_forget(readiness, slot->object);
+    }
+    slot->object = object;
+    slot->generation++;
+    object->fd = fd;
+    return 0;
+}
+
+void tpi_slot_leave(tpi_readiness *readiness, const tpi_object *object) {
+    tpi_slot *slot = &readiness->slots[object->fd];
+    slot->object = NULL;
+    slot->generation++;
+}
+
+/* Registration with the poller */
+
+uint32_t tpi_readiness_interest(const tpi_readiness *readiness, const tpi_object *object) {
+    uint32_t bits = object->bits;
+    switch (object->kind) {
+    case TPI_LISTENER:
+        return bits & TPI_ACCEPTING ? POLLIN : 0;
+    case TPI_WATCH:
+        return (bits >> TPI_EVENTS_SHIFT & TEPAL_READABLE ? POLLIN : 0) |
+               (bits >> TPI_EVENTS_SHIFT & TEPAL_WRITABLE ? POLLOUT : 0);
+    default:
+        if (!readiness->poller->levels) {
+            return stream_events;
+        }
+        return ((bits & (TPI_WANT_READ | TPI_READABLE)) == TPI_WANT_READ ? POLLIN : 0) |
+               (bits & TPI_CONNECTING || object->sending != NULL ? POLLOUT : 0);
+    }
+}
+
+int tpi_readiness_register(tpi_readiness *readiness, tpi_object *object) {
+    uint32_t events = tpi_readiness_interest(readiness, object);
+    bool edge = object->kind == TPI_STREAM;
+    int code = readiness->poller->add(readiness, object->fd, events, edge, tpi_readiness_tag(readiness, object->fd));
+    if (code >= 0) {
+        object->bits |= TPI_REGISTERED;
+    }
+    return code;
+}
+
+void tpi_readiness_unregister(tpi_readiness *readiness, tpi_object *object) {
+    if (object->bits & TPI_REGISTERED) {
+        object->bits &= ~(uint32_t)TPI_REGISTERED;
+        readiness->poller->remove(readiness, object->fd);
+    }
+}
+
+void tpi_readiness_update(tpi_readiness *readiness, const tpi_object *object) {
+    if (readiness->poller->levels && object->bits & TPI_REGISTERED) {
+        /* Changing what is there needs no memory. */
+        (void)readiness->poller->change(readiness, object->fd, tpi_readiness_interest(readiness, object),
+                                        tpi_readiness_tag(readiness, object->fd));
+    }
+}
+
+int tpi_readiness_register_all(tpi_readiness *readiness) {
+    for (uint32_t fd = 0; fd < readiness->slot_count; fd++) {
+        tpi_object *object = readiness->slots[fd].object;
+        if (object == NULL || !(object->bits & TPI_REGISTERED)) {
+            continue;
+        }
+        readiness->slots[fd].generation++;
+        int code = tpi_readiness_register(readiness, object);
+        if (code == TEPAL_EBADF && object->kind == TPI_WATCH) {
+            tpi_watch_forget(readiness, object);
+        } else if (code < 0) {
+            return code;
+        }
+    }
+    return 0;
+}
+
+/* The list of objects with something left to deliver */
+
+void tpi_readiness_list(tpi_readiness *readiness, tpi_object *object) {
+    if (object->bits & TPI_LISTED) {
+        return;
+    }
+    object->bits |= TPI_LISTED;
+    object->next = NULL;
+    if (readiness->first == NULL) {
+        readiness->first = object;
+    } else {
+        readiness->last->next = object;
+    }
+    readiness->last = object;
+    readiness->driver.backlog = true;
+}
+
+static void deliver_last_word(tpi_readiness *readiness, tpi_object *object) {
+    readiness->driver.objects--;
+    if (object->bits & TPI_SAY_CLOSED) {
+        object->up->closed(object);
+        return;
+    }
+    int fd = object->fd;
+    size_t length = 0;
+    tpi_held *held = tpi_held_take(readiness, object);
+    const uint8_t *bytes = tpi_held_bytes(held, &length);
+    object->fd = -1;
+    object->kind = 0;
+    object->up->released(object, fd, bytes, length);
+    tpi_held_free(readiness, held);
+}
+
+static void deliver_what_is_left(tpi_readiness *readiness, tpi_object *object) {
+    object->bits &= ~(uint32_t)TPI_LISTED;
+    if (object->bits & (TPI_SAY_CLOSED | TPI_SAY_RELEASED)) {
+        deliver_last_word(readiness, object);
+    } else if (object->bits & TPI_SAY_STOPPED) {
+        object->bits &= ~(uint32_t)TPI_SAY_STOPPED;
+        object->up->accept_stopped(object);
+    } else {
+        tpi_stream_go_on(readiness, object);
+    }
+}
+
+bool tpi_readiness_dispatch(tpi_driver *driver) {
+    tpi_readiness *readiness = (tpi_readiness *)driver;
+    tpi_object *end = readiness->first == NULL ? NULL : readiness->last;
+    readiness->poller->deliver(readiness);
+    /* Only what was left before this dispatch: what it adds waits for the next one, so nobody can keep us here. */
+    while (end != NULL && !driver->interrupted) {
+        tpi_object *object = readiness->first;
+        readiness->first = object->next;
+        if (object == end) {
+            end = NULL;
+        }
+        deliver_what_is_left(readiness, object);
+    }
+    if (tpi_offload_has_done(&readiness->offload) && !driver->interrupted) {
+        tpi_offload_dispatch(&readiness->offload);
+    }
+    driver->backlog = readiness->first != NULL || tpi_offload_has_done(&readiness->offload) || driver->interrupted;
+    return driver->backlog;
+}
+
+/* Events */
+
+static unsigned watch_events(const tpi_object *object, uint32_t events) {
+    unsigned wanted = object->bits >> TPI_EVENTS_SHIFT;
+    unsigned ready = 0;
+    if (events & ~(uint32_t)POLLOUT) {
+        ready |= TEPAL_READABLE; /* a hang-up or an error is for the reader ... */
+    }
+    if (events & (POLLOUT | POLLHUP | POLLERR)) {
+        ready |= TEPAL_WRITABLE; /* ... and for the writer */
+    }
+    return ready & wanted;
+}
+
+/*
+ * An event that belongs to nobody: a registration of an earlier owner of the number. Edges of that kind pass by
+ * themselves; a level that stays (a foreign descriptor closed behind our back while a duplicate lives in a child) would
+ * spin for ever, and can no longer be removed by name, so the whole set is made anew.
+ */
+static void stale_event(tpi_readiness *readiness) {
+    if (++readiness->stale >= STALE_LIMIT && readiness->poller->rebuild != NULL) {
+        readiness->stale = 0;
+        (void)readiness->poller->rebuild(readiness);
+    }
+}
+
+void tpi_readiness_event(tpi_readiness *readiness, uint64_t tag, uint32_t events) {
+    const tpi_slot *slot = &readiness->slots[(uint32_t)tag];
+    tpi_object *object = slot->object;
+    if (__builtin_expect(slot->generation != tag >> 32 || object == NULL, 0)) {
+        stale_event(readiness);
+        return;
+    }
+    readiness->stale = 0;
+    if (__builtin_expect(object->kind == TPI_STREAM, 1)) {
+        tpi_stream_event(readiness, object, events);
+    } else if (object->kind == TPI_LISTENER) {
+        tpi_readiness_accept(readiness, object);
+    } else if (events & POLLNVAL) {
+        tpi_watch_forget(readiness, object);
+    } else {
+        unsigned ready = watch_events(object, events);
+        if (ready != 0) {
+            object->up->ready(object, ready);
+        }
+    }
+}
+
+/* Waiting, and the sources of what is not a pure function */
+
+int tpi_readiness_wait(tpi_driver *driver, int64_t timeout_ns) {
+    tpi_readiness *readiness = (tpi_readiness *)driver;
+    return readiness->poller->wait(readiness, timeout_ns);
+}
+
+void tpi_readiness_wake(tpi_driver *driver) {
+    int saved = errno; /* also from signal handlers */
+    uint64_t one = 1;
+    /* A full counter means that a wake-up is due anyway. */
+    ssize_t written = write(((tpi_readiness *)driver)->wake_fd, &one, sizeof one);
+    (void)written;
+    errno = saved;
+}
+
+void tpi_readiness_flush(tpi_driver *driver) {
+    (void)driver; /* nothing is queued: send has sent */
+}
+
+void tpi_readiness_each(tpi_driver *driver, void (*visit)(tpi_object *object, void *argument), void *argument) {
+    tpi_readiness *readiness = (tpi_readiness *)driver;
+    for (uint32_t fd = 0; fd < readiness->slot_count; fd++) {
+        tpi_object *object = readiness->slots[fd].object;
+        if (object != NULL && object->kind != TPI_WATCH) {
+            visit(object, argument);
+        }
+    }
+}
+
+int64_t tpi_readiness_now(tpi_driver *driver) {
+    (void)driver;
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+uint64_t tpi_readiness_random(tpi_driver *driver) {
+    (void)driver;
+    uint64_t value = 0;
+    while (getrandom(&value, sizeof value, 0) != sizeof value) {
+        /* only a signal can cut eight bytes short: getrandom(2) */
+    }
+    return value;
+}
+
+int tpi_readiness_offload(tpi_driver *driver, tpi_job *job) {
+    return tpi_offload_submit(&((tpi_readiness *)driver)->offload, job);
+}
+
+void tpi_readiness_offload_cancel(tpi_driver *driver, tpi_job *job) {
+    tpi_offload_cancel(&((tpi_readiness *)driver)->offload, job);
+}
+
+int tpi_readiness_resolve(tpi_driver *driver, tpi_resolve *request) {
+    return tpi_resolve_submit(&((tpi_readiness *)driver)->offload, request);
+}
+
+void tpi_readiness_resolve_cancel(tpi_driver *driver, tpi_resolve *request) {
+    tpi_resolve_cancel(&((tpi_readiness *)driver)->offload, request);
+}

@@ -1,0 +1,297 @@
+/*
+ * Streams on readiness: reading with a budget, sending what is taken at once and the rest when there is room, and
+ * connecting. Bytes that a paused reader left in an upcall are held here until it reads again.
+ */
+#include "driver/readiness_inside.h"
+#include "base/alloc.h"
+#include <limits.h>
+
+#ifndef IOV_MAX
+#define IOV_MAX 1024
+#endif
+
+/* Bytes read and not delivered. Rare (a reader that paused in the middle of an upcall), so a list will do. */
+struct tpi_held {
+    tpi_held *next;
+    const tpi_object *object;
+    size_t offset, length;
+    uint8_t bytes[];
+};
+
+tpi_held *tpi_held_take(tpi_readiness *readiness, const tpi_object *object) {
+    for (tpi_held **link = &readiness->held; *link != NULL; link = &(*link)->next) {
+        if ((*link)->object == object) {
+            tpi_held *held = *link;
+            *link = held->next;
+            return held;
+        }
+    }
+    return NULL;
+}
+
+const uint8_t *tpi_held_bytes(const tpi_held *held, size_t *length) {
+    *length = held == NULL ? 0 : held->length - held->offset;
+    return held == NULL ? NULL : held->bytes + held->offset;
+}
+
+void tpi_held_free(tpi_readiness *readiness, tpi_held *held) {
+    tpi_free(readiness->driver.realloc, held);
+}
+
+void tpi_held_free_all(tpi_readiness *readiness) {
+    while (readiness->held != NULL) {
+        tpi_held *next = readiness->held->next;
+        tpi_held_free(readiness, readiness->held);
+        readiness->held = next;
+    }
+}
+
+size_t tpi_held_count(const tpi_readiness *readiness, const tpi_object *object) {
+    size_t length = 0;
+    for (const tpi_held *held = readiness->held; held != NULL; held = held->next) {
+        if (held->object == object) {
+            (void)tpi_held_bytes(held, &length);
+        }
+    }
+    return length;
+}
+
+static void reading_failed(tpi_object *object, int code) {
+    object->bits &= ~(uint32_t)(TPI_WANT_READ | TPI_READABLE);
+    object->up->error(object, code);
+}
+
+static void hold(tpi_readiness *readiness, tpi_object *object, const uint8_t *data, size_t length) {
+    tpi_held *held = readiness->driver.realloc(NULL, sizeof *held + length);
+    if (held == NULL) {
+        reading_failed(object, TEPAL_ENOMEM); /* bytes are lost, so the stream is */
+        return;
+    }
+    *held = (tpi_held){.next = readiness->held, .object = object, .length = length};
+    memcpy(held->bytes, data, length);
+    readiness->held = held;
+    object->bits |= TPI_HOLDING;
+}
+
+/* Whether reading may go on: it was not stopped, and the object not closed, in the upcall before. */
+static bool still_reading(const tpi_object *object) {
+    return (object->bits & TPI_WANT_READ) != 0;
+}
+
+static void deliver(tpi_readiness *readiness, tpi_object *object, const uint8_t *data, size_t length) {
+    size_t used = object->up->data(object, data, length);
+    if (__builtin_expect(used < length, 0) && !(object->bits & TPI_SAY_CLOSED)) {
+        hold(readiness, object, data + used, length - used);
+    }
+}
+
+static void deliver_held(tpi_readiness *readiness, tpi_object *object) {
+    tpi_held *held = tpi_held_take(readiness, object);
+    object->bits &= ~(uint32_t)TPI_HOLDING;
+    size_t length;
+    const uint8_t *bytes = tpi_held_bytes(held, &length);
+    deliver(readiness, object, bytes, length);
+    tpi_held_free(readiness, held);
+}
+
+/* One recv(2) and its upcall. Whether another one may find more. */
+static bool read_once(tpi_readiness *readiness, tpi_object *object) {
+    void *buffer = readiness->scratch;
+    size_t size = readiness->scratch_bytes;
+    bool lent = false;
+    if (__builtin_expect(object->direct, 0)) {
+        void *theirs = NULL;
+        size_t length = 0;
+        object->up->get_buffer(object, size, &theirs, &length);
+        if (!still_reading(object)) {
+            return false;
+        }
+        if (length > 0) {
+            buffer = theirs;
+            size = length;
+            lent = true;
+        }
+    }
+    ssize_t count = recv(object->fd, buffer, size, 0);
+    if (__builtin_expect(count > 0, 1)) {
+        bool more = (size_t)count == size || !(object->bits & TPI_SHORT_IS_EMPTY);
+        if (!more) {
+            object->bits &= ~(uint32_t)TPI_READABLE;
+        }
+        if (lent) {
+            object->up->filled(object, (size_t)count);
+        } else {
+            deliver(readiness, object, buffer, (size_t)count);
+        }
+        return more;
+    }
+    if (count == 0) {
+        object->bits = (object->bits & ~(uint32_t)(TPI_WANT_READ | TPI_READABLE)) | TPI_AT_EOF;
+        object->up->eof(object);
+        return false;
+    }
+    if (errno == EAGAIN) {
+        object->bits &= ~(uint32_t)TPI_READABLE;
+        return false;
+    }
+    if (errno != EINTR) {
+        reading_failed(object, TEPAL_SYSTEM(errno));
+        return false;
+    }
+    return true;
+}
+
+static void read_some(tpi_readiness *readiness, tpi_object *object) {
+    for (unsigned budget = readiness->read_budget; budget > 0; budget--) {
+        if (!read_once(readiness, object) || !still_reading(object)) {
+            return;
+        }
+        if (readiness->driver.interrupted) {
+            break;
+        }
+    }
+    tpi_readiness_list(readiness, object);
+}
+
+/* Send as much as the kernel takes of as many pieces as one call may have. */
+static int64_t send_now(tpi_object *object, const tpi_message *message) {
+    ssize_t count;
+    do {
+        if (__builtin_expect(message->count == 1 && message->address == NULL && message->control == NULL, 1)) {
+            count =
+                send(object->fd, message->pieces->iov_base, message->pieces->iov_len, message->flags | MSG_NOSIGNAL);
+        } else {
+            struct msghdr header = {
+                .msg_name = message->address == NULL ? NULL : (void *)(uintptr_t)&message->address->storage,
+                .msg_namelen = message->address == NULL ? 0 : message->address->length,
+                .msg_iov = (struct iovec *)(uintptr_t)message->pieces,
+                .msg_iovlen = message->count > IOV_MAX ? IOV_MAX : message->count,
+                .msg_control = (void *)(uintptr_t)message->control,
+                .msg_controllen = message->control_length,
+            };
+            count = sendmsg(object->fd, &header, message->flags | MSG_NOSIGNAL);
+        }
+    } while (count < 0 && errno == EINTR);
+    return count >= 0 ? count : errno == EAGAIN ? TPI_PENDING : TEPAL_SYSTEM(errno);
+}
+
+int64_t tpi_readiness_send(tpi_driver *driver, tpi_object *object, const tpi_message *message) {
+    if (__builtin_expect(object->bits & TPI_WRITEABLE, 1)) {
+        int64_t count = send_now(object, message);
+        if (__builtin_expect(count != TPI_PENDING, 1)) {
+            return count;
+        }
+        object->bits &= ~(uint32_t)TPI_WRITEABLE;
+    }
+    if (!message->now) {
+        object->sending = message;
+        tpi_readiness_update((tpi_readiness *)driver, object);
+    }
+    return TPI_PENDING;
+}
+
+static void send_pending(tpi_object *object) {
+    int64_t count = send_now(object, object->sending);
+    if (count == TPI_PENDING) {
+        object->bits &= ~(uint32_t)TPI_WRITEABLE;
+        return;
+    }
+    object->sending = NULL;
+    object->up->sent(object, count);
+}
+
+static void finish_connecting(tpi_object *object) {
+    int error = 0;
+    socklen_t length = sizeof error;
+    if (getsockopt(object->fd, SOL_SOCKET, SO_ERROR, &error, &length) < 0) {
+        error = errno;
+    }
+    object->bits &= ~(uint32_t)TPI_CONNECTING;
+    object->up->connected(object, error == 0 ? 0 : TEPAL_SYSTEM(error));
+}
+
+void tpi_stream_event(tpi_readiness *readiness, tpi_object *object, uint32_t events) {
+    uint32_t bits = object->bits;
+    if (events & ~(uint32_t)POLLOUT) {
+        bits |= TPI_READABLE;
+    }
+    if (events & ~(uint32_t)(POLLIN | POLLPRI | POLLRDHUP)) {
+        bits |= TPI_WRITEABLE;
+    }
+    if (__builtin_expect(events & ~(uint32_t)(POLLIN | POLLOUT), 0) && !readiness->poller->levels) {
+        /*
+         * After an EOF, an error or urgent data a short read no longer says that nothing is left, and no new edge
+         * will: read to EAGAIN from now on.
+         */
+        bits &= ~(uint32_t)TPI_SHORT_IS_EMPTY;
+    }
+    object->bits = bits;
+    if (__builtin_expect(bits & TPI_CONNECTING, 0)) {
+        if (bits & TPI_WRITEABLE) {
+            finish_connecting(object);
+        }
+        return;
+    }
+    /* Reading first: what came before a reset is delivered before a send finds the reset. */
+    if ((bits & (TPI_READABLE | TPI_WANT_READ)) == (TPI_READABLE | TPI_WANT_READ) && !(bits & TPI_LISTED)) {
+        read_some(readiness, object);
+    }
+    if (__builtin_expect(object->sending != NULL, 0) && object->bits & TPI_WRITEABLE) {
+        if (readiness->driver.interrupted) {
+            tpi_readiness_list(readiness, object);
+        } else {
+            send_pending(object);
+        }
+    }
+    tpi_readiness_update(readiness, object);
+}
+
+void tpi_stream_go_on(tpi_readiness *readiness, tpi_object *object) {
+    if (object->bits & TPI_HOLDING && still_reading(object)) {
+        deliver_held(readiness, object);
+        if (readiness->driver.interrupted) {
+            tpi_readiness_list(readiness, object);
+            return;
+        }
+    }
+    if ((object->bits & (TPI_READABLE | TPI_WANT_READ | TPI_HOLDING)) == (TPI_READABLE | TPI_WANT_READ)) {
+        read_some(readiness, object);
+    }
+    if (object->sending != NULL && object->bits & TPI_WRITEABLE && !readiness->driver.interrupted) {
+        send_pending(object);
+    }
+    tpi_readiness_update(readiness, object);
+}
+
+void tpi_readiness_read_start(tpi_driver *driver, tpi_object *object) {
+    if (object->bits & (TPI_WANT_READ | TPI_AT_EOF)) {
+        return;
+    }
+    object->bits |= TPI_WANT_READ;
+    if (object->bits & (TPI_READABLE | TPI_HOLDING)) {
+        tpi_readiness_list((tpi_readiness *)driver, object);
+    }
+    tpi_readiness_update((tpi_readiness *)driver, object);
+}
+
+void tpi_readiness_read_stop(tpi_driver *driver, tpi_object *object) {
+    object->bits &= ~(uint32_t)TPI_WANT_READ;
+    tpi_readiness_update((tpi_readiness *)driver, object);
+}
+
+int tpi_readiness_connect(tpi_driver *driver, tpi_object *object, const tepal_address *address) {
+    tpi_readiness *readiness = (tpi_readiness *)driver;
+    int status = connect(object->fd, (const struct sockaddr *)&address->storage, address->length);
+    /* EINTR: the connect goes on by itself (connect(2)). A full Unix backlog says EAGAIN and nothing will tell later. */
+    if (status < 0 && errno != EINPROGRESS && errno != EINTR) {
+        return TEPAL_SYSTEM(errno);
+    }
+    object->bits |= status < 0 ? TPI_CONNECTING : TPI_WRITEABLE;
+    int code = tpi_readiness_register(readiness, object);
+    return code < 0 ? code : status < 0 ? TPI_PENDING : 0;
+}
+
+int tpi_readiness_shutdown(tpi_driver *driver, tpi_object *object) {
+    (void)driver;
+    return shutdown(object->fd, SHUT_WR) < 0 ? TEPAL_SYSTEM(errno) : 0;
+}

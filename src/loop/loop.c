@@ -1,0 +1,432 @@
+/*
+ * The loop: its life, one turn of it, and the ways to run it. A turn is in turn() and reads from top to bottom.
+ */
+#include "loop/loop.h"
+#include "base/options.h"
+#include <unistd.h>
+
+#define DEFAULT_DRAIN_LIMIT 1024
+#define DEFAULT_READ_BUDGET 4
+#define DEFAULT_READ_BYTES (72 << 10) /* a message of 64 KiB and more fits, so that its read is short */
+#define DEFAULT_THREADS 4
+#define DEFAULT_SLOW_NS TEPAL_MS(100)
+
+/* Its life */
+
+static int check_options(const tepal_loop_options *options) {
+    if ((unsigned)options->order > TEPAL_ORDER_DRAIN || options->executor_threads > 1024) {
+        return TEPAL_EINVAL;
+    }
+    if (options->read_bytes != 0 && (options->read_bytes < 4096 || options->read_bytes > 16u << 20)) {
+        return TEPAL_EINVAL;
+    }
+    return 0;
+}
+
+int tepal_loop_new(tepal_loop **loop, const tepal_loop_options *options) {
+    tepal_loop_options own;
+    int code = tpi_options_copy(&own, sizeof own, options);
+    if (code == 0) {
+        code = check_options(&own);
+    }
+    if (code < 0) {
+        return code;
+    }
+    tpi_realloc allocate = own.realloc == NULL ? tpi_default_realloc : own.realloc;
+    tepal_loop *made = tpi_alloc_zero(allocate, sizeof *made);
+    if (made == NULL) {
+        return TEPAL_ENOMEM;
+    }
+    tpi_driver_options driver_options = {
+        .realloc = allocate,
+        .read_budget = own.read_budget == 0 ? DEFAULT_READ_BUDGET : own.read_budget,
+        .read_bytes = own.read_bytes == 0 ? DEFAULT_READ_BYTES : own.read_bytes,
+        .threads = own.executor_threads == 0 ? DEFAULT_THREADS : own.executor_threads,
+    };
+    code = tpi_driver_new(&made->driver, own.driver, &driver_options);
+    if (code < 0) {
+        tpi_free(allocate, made);
+        return code;
+    }
+    made->realloc = allocate;
+    made->driver_name = made->driver->ops->name;
+    made->order = own.order;
+    made->drain_limit = own.drain_limit == 0 ? DEFAULT_DRAIN_LIMIT : own.drain_limit;
+    made->debug = own.debug;
+    made->slow_callback_ns = own.slow_callback_ns == 0 ? DEFAULT_SLOW_NS : own.slow_callback_ns;
+    made->pid = getpid();
+    made->stats.size = sizeof made->stats;
+    tpi_timers_init(&made->timers, tepal_loop_time(made));
+    atomic_init(&made->references, 1);
+    atomic_init(&made->wakeable, true);
+    *loop = made;
+    return 0;
+}
+
+tepal_loop *tepal_loop_ref(tepal_loop *loop) {
+    atomic_fetch_add_explicit(&loop->references, 1, memory_order_relaxed);
+    return loop;
+}
+
+void tepal_loop_unref(tepal_loop *loop) {
+    if (loop == NULL) {
+        return;
+    }
+    unsigned before = atomic_fetch_sub_explicit(&loop->references, 1, memory_order_acq_rel);
+    if (before == 1 && loop->phase == TPI_PHASE_OPEN) {
+        /* Ending it may take and give references: hold one meanwhile. */
+        atomic_store(&loop->references, 1);
+        (void)tepal_loop_close(loop);
+        before = atomic_fetch_sub_explicit(&loop->references, 1, memory_order_acq_rel);
+    }
+    if (before == 1) {
+        tpi_free(loop->realloc, loop);
+    }
+}
+
+void tpi_loop_add_closer(tepal_loop *loop, tpi_closer *closer) {
+    closer->next = loop->closers;
+    closer->link = &loop->closers;
+    if (closer->next != NULL) {
+        closer->next->link = &closer->next;
+    }
+    loop->closers = closer;
+}
+
+void tpi_loop_remove_closer(tpi_closer *closer) {
+    if (closer->link != NULL) {
+        *closer->link = closer->next;
+        if (closer->next != NULL) {
+            closer->next->link = closer->link;
+        }
+        closer->link = NULL;
+    }
+}
+
+static void end_object(tpi_object *object, void *argument) {
+    (void)argument;
+    object->up->ending(object);
+}
+
+static void abandon_object(tpi_object *object, void *argument) {
+    (void)argument;
+    if (!object->borrowed) {
+        close(object->fd);
+    }
+    if (object->up->abandoned != NULL) {
+        object->up->abandoned(object);
+    }
+}
+
+/* In a child: no upcall, and not a word to the kernel about what the parent still uses. */
+static void close_in_child(tepal_loop *loop) {
+    loop->phase = TPI_PHASE_CLOSED;
+    atomic_store(&loop->wakeable, false);
+    while (loop->closers != NULL) {
+        tpi_closer *closer = loop->closers;
+        tpi_loop_remove_closer(closer);
+        if (closer->abandoned != NULL) {
+            closer->abandoned(closer);
+        }
+    }
+    tpi_signals_close(loop);
+    loop->driver->ops->each(loop->driver, abandon_object, NULL);
+    loop->driver->ops->abandon(loop->driver);
+}
+
+static void close_everything(tepal_loop *loop) {
+    tpi_driver *driver = loop->driver;
+    tpi_loop_flush(loop); /* what was written before is not lost for want of a last turn */
+    loop->phase = TPI_PHASE_CLOSING;
+    while (loop->closers != NULL) {
+        tpi_closer *closer = loop->closers;
+        tpi_loop_remove_closer(closer);
+        if (closer->closing != NULL) {
+            closer->closing(closer);
+        }
+    }
+    driver->ops->each(driver, end_object, NULL);
+    tpi_signals_close(loop);
+    tpi_posts_close(loop);
+    tpi_ready_drop(loop);
+    driver->interrupted = false;
+    while (driver->objects > 0) {
+        if (driver->ops->wait(driver, driver->backlog ? 0 : -1) < 0) {
+            break; /* what the kernel still holds cannot be had back */
+        }
+        (void)driver->ops->dispatch(driver);
+    }
+    TPI_INVARIANT(loop, 5, driver->objects == 0);
+    tpi_wakeup_close(loop);
+    loop->driver = NULL;
+    driver->ops->destroy(driver); /* ends the jobs, which may queue */
+    tpi_ready_drop(loop);
+    loop->phase = TPI_PHASE_CLOSED;
+}
+
+int tepal_loop_close(tepal_loop *loop) {
+    if (loop->phase == TPI_PHASE_CLOSED) {
+        return 0;
+    }
+    if (loop->phase == TPI_PHASE_CLOSING || atomic_load(&loop->running)) {
+        return TEPAL_ERECURSION;
+    }
+    tepal_loop_ref(loop); /* the last one may go with what is ended */
+    if (loop->pid != getpid()) {
+        close_in_child(loop);
+    } else {
+        close_everything(loop);
+    }
+    tpi_watches_free(loop);
+    tpi_calls_free(loop);
+    if (loop->net_free != NULL) {
+        loop->net_free(loop);
+    }
+    loop->driver = NULL;
+    tepal_loop_unref(loop);
+    return 0;
+}
+
+int tepal_loop_after_fork(tepal_loop *loop) {
+    if (loop->phase != TPI_PHASE_OPEN) {
+        return TEPAL_ECLOSED;
+    }
+    loop->pid = getpid();
+    atomic_store(&loop->running, false); /* a thread of the parent's that ran it does not exist here */
+    atomic_store(&loop->wakers, 0);
+    tpi_signals_after_fork(loop);
+    return loop->driver->ops->after_fork(loop->driver);
+}
+
+/* One turn */
+
+static bool has_work(const tepal_loop *loop) {
+    return loop->ready.first != NULL || loop->driver->backlog || loop->stop || loop->interrupted ||
+           atomic_load(&loop->posts) != NULL || atomic_load(&loop->signals_pending) != 0 ||
+           atomic_load(&loop->driver->done_jobs) != NULL;
+}
+
+/* How long the loop may sleep: at most limit_ns; negative: for ever. */
+static int64_t timeout(tepal_loop *loop, int64_t limit_ns) {
+    if (limit_ns == 0 || has_work(loop)) {
+        return 0;
+    }
+    int64_t next_ns = tpi_timers_next(&loop->timers);
+    if (next_ns == INT64_MAX) {
+        return limit_ns;
+    }
+    int64_t now_ns = tepal_loop_time(loop);
+    int64_t left_ns = next_ns <= now_ns ? 0 : next_ns - now_ns;
+    return limit_ns < 0 || left_ns < limit_ns ? left_ns : limit_ns;
+}
+
+/* A wait that may block: announced to who posts from elsewhere, with the hooks around it. */
+static int sleep_for(tepal_loop *loop, int64_t timeout_ns) {
+    tpi_driver *driver = loop->driver;
+    atomic_store(&driver->sleeping, true);
+    if (has_work(loop)) { /* it came before anybody could see that we sleep */
+        atomic_store(&driver->sleeping, false);
+        return driver->ops->wait(driver, 0);
+    }
+    loop->stats.waits++;
+    int code = loop->hooks.before_wait == NULL ? 0 : loop->hooks.before_wait(loop->hooks.argument, timeout_ns);
+    if (code >= 0) {
+        code = driver->ops->wait(driver, timeout_ns);
+        if (loop->hooks.after_wait != NULL) {
+            code = loop->hooks.after_wait(loop->hooks.argument, code);
+        }
+    }
+    atomic_store(&driver->sleeping, false);
+    return code < 0 ? code : 0;
+}
+
+static void run_timers(tepal_loop *loop) {
+    if (loop->timers.count == 0) {
+        return;
+    }
+    tpi_timers_advance(&loop->timers, tepal_loop_time(loop));
+    tepal_timer *timer;
+    while (!loop->interrupted && (timer = tpi_timers_pop(&loop->timers)) != NULL) {
+        int64_t began = 0;
+        if (__builtin_expect(loop->debug, 0)) {
+            began = tpi_debug_begin(loop);
+            TPI_INVARIANT(loop, 7, timer->deadline_ns <= tepal_loop_time(loop));
+        }
+        loop->stats.timers++;
+        timer->work.run(&timer->work, 0);
+        tpi_loop_flush(loop);
+        if (__builtin_expect(loop->debug, 0)) {
+            tpi_debug_end(loop, began, "a timer");
+        }
+    }
+}
+
+/* DESIGN section 5, step by step. Below 0: the run ends with this code. */
+static int turn(tepal_loop *loop, int64_t limit_ns) {
+    tpi_driver *driver = loop->driver;
+    loop->stats.turns++;
+    tpi_loop_flush(loop);
+    driver->ops->flush(driver);
+
+    int64_t timeout_ns = timeout(loop, limit_ns);
+    int code = timeout_ns == 0 ? driver->ops->wait(driver, 0) : sleep_for(loop, timeout_ns);
+    loop->turn_time_ns = 0;
+    if (code < 0) {
+        return code;
+    }
+
+    if (__builtin_expect(atomic_load_explicit(&loop->signals_pending, memory_order_relaxed) != 0, 0)) {
+        tpi_signals_dispatch(loop);
+    }
+    if (!loop->interrupted) {
+        tpi_ready_run(loop);
+    }
+    if (!loop->interrupted) {
+        (void)driver->ops->dispatch(driver);
+    }
+    if (!loop->interrupted) {
+        run_timers(loop);
+    }
+    driver->ops->flush(driver);
+    return loop->interrupted ? loop->interrupt_code : 0;
+}
+
+/* Running it */
+
+static int enter(tepal_loop *loop) {
+    if (loop->phase != TPI_PHASE_OPEN) {
+        return TEPAL_ECLOSED;
+    }
+    if (atomic_exchange(&loop->running, true)) {
+        return pthread_equal(loop->thread, pthread_self()) ? TEPAL_ERECURSION : TEPAL_ETHREAD;
+    }
+    loop->thread = pthread_self();
+    loop->interrupted = false;
+    loop->driver->interrupted = false;
+    atomic_store(&loop->driver->sleeping, false); /* prepare() may have set it */
+    return 0;
+}
+
+static void leave(tepal_loop *loop, int code) {
+    if (code == 0) {
+        loop->stop = false;
+    }
+    atomic_store(&loop->running, false);
+}
+
+int tepal_loop_run_forever(tepal_loop *loop) {
+    int code = loop->pid == getpid() ? enter(loop) : TEPAL_EINVAL;
+    if (code < 0) {
+        return code;
+    }
+    do {
+        code = turn(loop, -1);
+    } while (code == 0 && !loop->stop);
+    leave(loop, code);
+    return code;
+}
+
+int tepal_loop_step(tepal_loop *loop, int64_t timeout_ns) {
+    int code = enter(loop);
+    if (code < 0) {
+        return code;
+    }
+    code = turn(loop, timeout_ns < 0 ? -1 : timeout_ns);
+    leave(loop, code);
+    return code < 0 ? code : timeout(loop, -1) == 0;
+}
+
+int tepal_loop_prepare(tepal_loop *loop, int64_t *timeout_ns) {
+    if (loop->phase != TPI_PHASE_OPEN) {
+        return TEPAL_ECLOSED;
+    }
+    if (atomic_load(&loop->running)) {
+        return TEPAL_ERECURSION;
+    }
+    tpi_loop_flush(loop);
+    loop->driver->ops->flush(loop->driver);
+    atomic_store(&loop->driver->sleeping, true); /* the foreign loop's wait is ours: who posts must wake it */
+    *timeout_ns = timeout(loop, -1);
+    return 0;
+}
+
+int tepal_loop_poll_fd(tepal_loop *loop) {
+    return loop->phase != TPI_PHASE_OPEN ? TEPAL_ECLOSED : loop->driver->ops->poll_fd(loop->driver);
+}
+
+int tepal_loop_set_hooks(tepal_loop *loop, const tepal_loop_hooks *hooks) {
+    return tpi_options_copy(&loop->hooks, sizeof loop->hooks, hooks);
+}
+
+void tepal_loop_stop(tepal_loop *loop) {
+    loop->stop = true;
+}
+
+void tepal_loop_interrupt(tepal_loop *loop, int code) {
+    if (atomic_load(&loop->running) && !loop->interrupted) {
+        loop->interrupted = true;
+        loop->interrupt_code = code;
+        loop->driver->interrupted = true;
+    }
+}
+
+/* Timers of the user's own */
+
+int tepal_timer_start(tepal_loop *loop, tepal_timer *timer, int64_t when_ns) {
+    int code = tpi_loop_check(loop);
+    if (code < 0) {
+        return code;
+    }
+    if (timer->work.state == TPI_WORK_QUEUED) {
+        return TEPAL_EBUSY; /* its work was posted, and is in the ready queue */
+    }
+    tpi_timers_start(&loop->timers, timer, when_ns);
+    return 0;
+}
+
+int tepal_timer_stop(tepal_loop *loop, tepal_timer *timer) {
+    int code = tpi_loop_check(loop);
+    if (code == TEPAL_ETHREAD) {
+        return code;
+    }
+    return tpi_timers_stop(&loop->timers, timer) ? 0 : TEPAL_ENOENT;
+}
+
+/* Questions */
+
+bool tepal_loop_is_running(const tepal_loop *loop) {
+    return atomic_load(&loop->running);
+}
+
+bool tepal_loop_is_closed(const tepal_loop *loop) {
+    return loop->phase != TPI_PHASE_OPEN;
+}
+
+bool tepal_loop_is_debug(const tepal_loop *loop) {
+    return loop->debug;
+}
+
+const char *tepal_loop_driver_name(const tepal_loop *loop) {
+    return loop->driver_name;
+}
+
+int64_t tepal_loop_time(const tepal_loop *loop) {
+    return loop->driver == NULL ? 0 : loop->driver->ops->now(loop->driver);
+}
+
+int64_t tepal_loop_turn_time(tepal_loop *loop) {
+    if (loop->turn_time_ns == 0) {
+        loop->turn_time_ns = tepal_loop_time(loop);
+    }
+    return loop->turn_time_ns;
+}
+
+int tepal_loop_get_stats(const tepal_loop *loop, tepal_loop_stats *stats) {
+    size_t size = stats->size;
+    if (size < sizeof stats->size) {
+        return TEPAL_EINVAL;
+    }
+    memcpy(stats, &loop->stats, size < sizeof *stats ? size : sizeof *stats);
+    stats->size = size;
+    return 0;
+}

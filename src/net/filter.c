@@ -1,0 +1,396 @@
+/*
+ * The stack of filters: who is above and below whom, and how a call passes by those that do not care for it. A call
+ * upwards ends at the protocol, a call downwards at the stream.
+ */
+#include "net/stream.h"
+#include "future/future.h"
+
+/* tepal_filter.reserved */
+enum { WANTS_NO_BYTES = 1 }; /* it has asked the layer below to pause */
+
+/* The nearest neighbour that has the function; NULL: the protocol or the socket. */
+#define ABOVE(filter, member) nearest_##member((filter)->above, true)
+#define DEFINE_NEAREST(member)                                                                                         \
+    static tepal_filter *nearest_##member(tepal_filter *filter, bool upwards) {                                        \
+        while (filter != NULL && filter->type->member == NULL) {                                                       \
+            filter = upwards ? filter->above : filter->below;                                                          \
+        }                                                                                                              \
+        return filter;                                                                                                 \
+    }
+
+DEFINE_NEAREST(received)
+DEFINE_NEAREST(received_eof)
+DEFINE_NEAREST(writable)
+DEFINE_NEAREST(established)
+DEFINE_NEAREST(write)
+DEFINE_NEAREST(write_eof)
+DEFINE_NEAREST(flush)
+DEFINE_NEAREST(close)
+
+static tepal_filter *lowest(const tepal_transport *transport) {
+    tepal_filter *filter = transport->filters;
+    while (filter != NULL && filter->below != NULL) {
+        filter = filter->below;
+    }
+    return filter;
+}
+
+/* Inbound: each takes the first filter that may care, which may be NULL. */
+
+static int64_t received(tepal_transport *transport, tepal_filter *filter, const uint8_t *data, size_t length) {
+    filter = nearest_received(filter, true);
+    if (filter == NULL) {
+        return tpi_protocol_received(transport, data, length);
+    }
+    int64_t used = filter->type->received(filter, data, length);
+    if (used < 0) {
+        tepal_transport_abort(transport, (int)used);
+    }
+    return used;
+}
+
+static int received_eof(tepal_transport *transport, tepal_filter *filter) {
+    filter = nearest_received_eof(filter, true);
+    if (filter == NULL) {
+        return tpi_protocol_received_eof(transport);
+    }
+    int code = filter->type->received_eof(filter);
+    if (code < 0) {
+        tepal_transport_abort(transport, code);
+    }
+    return code;
+}
+
+static void writable(tepal_transport *transport, tepal_filter *filter) {
+    filter = nearest_writable(filter, true);
+    if (filter == NULL) {
+        tpi_flow_fallen(transport);
+    } else {
+        filter->type->writable(filter);
+    }
+}
+
+int64_t tpi_filters_received(tepal_transport *transport, const uint8_t *data, size_t length) {
+    int64_t used = received(transport, lowest(transport), data, length);
+    if (used >= 0 && (size_t)used < length && !(transport->flags & (TPI_CLOSING | TPI_BELOW_PAUSED | TPI_HELD_BACK))) {
+        /* Nobody would ever ask for the rest. */
+        tepal_transport_abort(transport, TEPAL_EINVAL);
+    }
+    return used;
+}
+
+int tpi_filters_received_eof(tepal_transport *transport) {
+    return received_eof(transport, lowest(transport));
+}
+
+void tpi_filters_writable(tepal_transport *transport) {
+    writable(transport, lowest(transport));
+}
+
+int64_t tepal_filter_up_received(tepal_filter *self, const void *data, size_t length) {
+    if (tepal_filter_is_paused(self)) {
+        return 0;
+    }
+    return received(self->transport, self->above, data, length);
+}
+
+int tepal_filter_up_received_eof(tepal_filter *self) {
+    return received_eof(self->transport, self->above);
+}
+
+void tepal_filter_up_writable(tepal_filter *self) {
+    writable(self->transport, self->above);
+}
+
+void tepal_filter_up_established(tepal_filter *self) {
+    tepal_transport *transport = self->transport;
+    tepal_filter *filter = ABOVE(self, established);
+    if (filter != NULL) {
+        filter->type->established(filter);
+    } else if (transport->extras != NULL && transport->extras->established != NULL) {
+        tepal_future *future = transport->extras->established;
+        transport->extras->established = NULL;
+        (void)tepal_future_set_result(future, NULL, NULL); /* done already: it was cancelled */
+        tepal_future_unref(future);
+    }
+}
+
+bool tepal_filter_is_paused(const tepal_filter *self) {
+    return self->above != NULL ? (self->above->reserved & WANTS_NO_BYTES) != 0
+                               : (self->transport->flags & TPI_HELD_BACK) != 0;
+}
+
+/* Outbound */
+
+static int write_down(tepal_transport *transport, tepal_filter *filter, const struct iovec *pieces, size_t count) {
+    filter = nearest_write(filter, false);
+    if (filter == NULL) {
+        return tpi_stream_write(transport, pieces, count);
+    }
+    int code = filter->type->write(filter, pieces, count);
+    if (code < 0) {
+        tepal_transport_abort(transport, code);
+    }
+    return code;
+}
+
+static int write_eof_down(tepal_transport *transport, tepal_filter *filter) {
+    filter = nearest_write_eof(filter, false);
+    if (filter != NULL) {
+        return filter->type->write_eof(filter);
+    }
+    if (transport->flags & TPI_ENDED) {
+        return TEPAL_ECLOSED;
+    }
+    tpi_stream_write_eof(transport);
+    return 0;
+}
+
+static void close_down(tepal_transport *transport, tepal_filter *filter) {
+    filter = nearest_close(filter, false);
+    if (filter == NULL) {
+        tpi_stream_close(transport);
+    } else {
+        filter->type->close(filter);
+    }
+}
+
+static void flush_down(tepal_filter *filter) {
+    filter = nearest_flush(filter, false);
+    if (filter != NULL) {
+        filter->type->flush(filter);
+    }
+}
+
+/* Pausing leaves a mark on each filter that it passes, so that is_paused() can answer for the one below. */
+static void pause_down(tepal_transport *transport, tepal_filter *filter) {
+    if (filter == NULL) {
+        transport->flags |= TPI_BELOW_PAUSED;
+        tpi_stream_update_reading(transport);
+    } else if (filter->type->pause != NULL) {
+        filter->type->pause(filter);
+    } else {
+        tepal_filter_down_pause(filter);
+    }
+}
+
+static void resume_down(tepal_transport *transport, tepal_filter *filter) {
+    if (filter == NULL) {
+        transport->flags &= ~(uint32_t)TPI_BELOW_PAUSED;
+        tpi_stream_update_reading(transport);
+    } else if (filter->type->resume != NULL) {
+        filter->type->resume(filter);
+    } else {
+        tepal_filter_down_resume(filter);
+    }
+}
+
+int tpi_filters_write(tepal_transport *transport, const struct iovec *pieces, size_t count) {
+    return write_down(transport, transport->filters, pieces, count);
+}
+
+int tpi_filters_write_eof(tepal_transport *transport) {
+    return write_eof_down(transport, transport->filters);
+}
+
+void tpi_filters_close(tepal_transport *transport) {
+    close_down(transport, transport->filters);
+}
+
+void tpi_filters_flush(tepal_transport *transport) {
+    flush_down(transport->filters);
+}
+
+void tpi_filters_pause(tepal_transport *transport) {
+    pause_down(transport, transport->filters);
+}
+
+void tpi_filters_resume(tepal_transport *transport) {
+    resume_down(transport, transport->filters);
+}
+
+int tepal_filter_down_write(tepal_filter *self, const struct iovec *pieces, size_t count) {
+    return write_down(self->transport, self->below, pieces, count);
+}
+
+int tepal_filter_down_write_eof(tepal_filter *self) {
+    return write_eof_down(self->transport, self->below);
+}
+
+void tepal_filter_down_close(tepal_filter *self) {
+    close_down(self->transport, self->below);
+}
+
+void tepal_filter_down_flush(tepal_filter *self) {
+    flush_down(self->below);
+}
+
+void tepal_filter_down_pause(tepal_filter *self) {
+    self->reserved |= WANTS_NO_BYTES;
+    pause_down(self->transport, self->below);
+}
+
+void tepal_filter_down_resume(tepal_filter *self) {
+    self->reserved &= ~(uint64_t)WANTS_NO_BYTES;
+    resume_down(self->transport, self->below);
+}
+
+void tepal_filter_abort(tepal_filter *self, int code) {
+    tepal_transport_abort(self->transport, code);
+}
+
+/* Questions */
+
+bool tpi_filters_can_write_eof(const tepal_transport *transport) {
+    for (const tepal_filter *filter = transport->filters; filter != NULL; filter = filter->below) {
+        if (filter->type->can_write_eof != NULL && !filter->type->can_write_eof(filter)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+uint64_t tpi_filters_buffered(const tepal_transport *transport) {
+    uint64_t bytes = 0;
+    for (const tepal_filter *filter = transport->filters; filter != NULL; filter = filter->below) {
+        bytes += filter->type->buffered == NULL ? 0 : filter->type->buffered(filter);
+    }
+    return bytes;
+}
+
+int tepal_transport_info(const tepal_transport *transport, const char *what, const void **answer) {
+    if (transport->flags & TPI_LOST) {
+        return TEPAL_ECLOSED;
+    }
+    for (const tepal_filter *filter = transport->filters; filter != NULL; filter = filter->below) {
+        if (filter->type->info != NULL) {
+            int code = filter->type->info(filter, what, answer);
+            if (code != TEPAL_ENOENT) {
+                return code;
+            }
+        }
+    }
+    return TEPAL_ENOENT;
+}
+
+/* Coming and going */
+
+static void fail_established(tepal_transport *transport, int code) {
+    if (transport->extras != NULL && transport->extras->established != NULL) {
+        tepal_future *future = transport->extras->established;
+        transport->extras->established = NULL;
+        (void)tepal_future_set_code(future, code);
+        tepal_future_unref(future);
+    }
+}
+
+void tpi_filters_abort(tepal_transport *transport, int code) {
+    for (tepal_filter *filter = transport->filters, *next; filter != NULL; filter = next) {
+        next = filter->below;
+        if (filter->type->abort != NULL) {
+            filter->type->abort(filter, code);
+        }
+    }
+}
+
+void tpi_filters_lost(tepal_transport *transport, const tepal_error *error) {
+    tepal_filter *filter = lowest(transport);
+    transport->filters = NULL;
+    while (filter != NULL) {
+        tepal_filter *above = filter->above;
+        filter->above = filter->below = NULL;
+        filter->transport = NULL;
+        if (filter->type->lost != NULL) {
+            filter->type->lost(filter, error); /* it frees itself here */
+        }
+        filter = above;
+    }
+    fail_established(transport, error == NULL ? TEPAL_ECLOSED : error->code);
+}
+
+/* A future for the filter being set up. */
+static int expect_established(tepal_transport *transport, tepal_future **established) {
+    tpi_extras *extras = tpi_transport_extras(transport);
+    if (extras == NULL) {
+        return TEPAL_ENOMEM;
+    }
+    if (extras->established != NULL) {
+        return TEPAL_EBUSY;
+    }
+    tepal_future *future;
+    int code = tepal_future_new(transport->loop, &future);
+    if (code == 0) {
+        extras->established = tepal_future_ref(future);
+        *established = future;
+    }
+    return code;
+}
+
+int tepal_transport_push_filter(tepal_transport *transport, tepal_filter *filter, tepal_future **established) {
+    int code = tpi_loop_check(transport->loop);
+    if (code < 0) {
+        return code;
+    }
+    if (filter == NULL || filter->type == NULL) {
+        return TEPAL_EINVAL;
+    }
+    if (filter->transport != NULL) {
+        return TEPAL_EBUSY;
+    }
+    tpi_transport_drain_cork(transport);
+    if (transport->flags & (TPI_CLOSING | TPI_EOF_WANTED)) {
+        return TEPAL_ECLOSED;
+    }
+    code = established == NULL ? 0 : expect_established(transport, established);
+    if (code < 0) {
+        return code;
+    }
+    filter->transport = transport;
+    filter->reserved = 0;
+    filter->above = NULL;
+    filter->below = transport->filters;
+    if (filter->below != NULL) {
+        filter->below->above = filter;
+    } else if (transport->flags & TPI_HELD_BACK) {
+        transport->flags |= TPI_BELOW_PAUSED; /* until now the stream went by the protocol's own pause */
+    }
+    transport->filters = filter;
+    tpi_stream_update_direct(transport);
+    if (transport->flags & TPI_HELD_BACK) {
+        tpi_filters_pause(transport);
+    }
+    return 0;
+}
+
+int tepal_transport_pop_filter(tepal_transport *transport, tepal_filter *filter) {
+    int code = tpi_loop_check(transport->loop);
+    if (code < 0) {
+        return code;
+    }
+    if (filter == NULL || transport->filters != filter) {
+        return TEPAL_EINVAL;
+    }
+    tpi_transport_drain_cork(transport);
+    flush_down(filter);
+    if (transport->flags & TPI_CLOSING || transport->filters != filter) {
+        return TEPAL_ECLOSED;
+    }
+    transport->filters = filter->below;
+    if (filter->below != NULL) {
+        filter->below->above = NULL;
+    }
+    filter->below = NULL;
+    filter->transport = NULL;
+    if (filter->type->detach != NULL) {
+        filter->type->detach(filter);
+    }
+    tpi_stream_update_direct(transport);
+    /* What the filter asked of the layer below is forgotten: that layer now answers to the protocol, or the one below. */
+    if (transport->flags & TPI_HELD_BACK) {
+        tpi_filters_pause(transport);
+    } else {
+        tpi_filters_resume(transport);
+    }
+    tpi_flow_fallen(transport);
+    return 0;
+}

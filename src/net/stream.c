@@ -1,0 +1,414 @@
+/*
+ * The bottom of a transport: what the driver tells it, the chain of output that waits for the kernel, EOF, and the
+ * lingering end. It knows nothing of corks, and of filters only that they may stand between it and the protocol.
+ */
+#include "net/stream.h"
+
+static const tpi_driver_ops *ops(const tepal_transport *transport) {
+    return transport->loop->driver->ops;
+}
+
+/* Reading */
+
+void tpi_stream_update_reading(tepal_transport *transport) {
+    uint32_t flags = transport->flags;
+    uint32_t stops = TPI_ENDED | TPI_CLOSE_DUE | TPI_START_DUE |
+                     (transport->filters == NULL ? TPI_HELD_BACK | TPI_CLOSING : TPI_BELOW_PAUSED);
+    if (transport->object.kind == 0) {
+        return;
+    }
+    if (flags & TPI_MADE && !(flags & stops)) {
+        ops(transport)->read_start(transport->loop->driver, &transport->object);
+    } else {
+        ops(transport)->read_stop(transport->loop->driver, &transport->object);
+    }
+}
+
+void tpi_stream_update_direct(tepal_transport *transport) {
+    const tepal_protocol_type *type = transport->protocol->type;
+    transport->object.direct = transport->filters == NULL && type->get_buffer != NULL;
+}
+
+/* Around every upcall that runs the user's code. */
+static int64_t upcall_begins(tepal_transport *transport) {
+    return __builtin_expect(transport->loop->debug, 0) ? tpi_debug_begin(transport->loop) : 0;
+}
+
+static void upcall_ends(tepal_loop *loop, int64_t began_ns) {
+    tpi_loop_flush(loop);
+    if (__builtin_expect(loop->debug, 0)) {
+        tpi_debug_end(loop, began_ns, "a protocol's upcall");
+    }
+}
+
+static size_t stream_data(tpi_object *object, const uint8_t *data, size_t length) {
+    tepal_transport *transport = (tepal_transport *)object;
+    if (__builtin_expect(transport->flags & TPI_LINGERING, 0)) {
+        return length;
+    }
+    int64_t began = upcall_begins(transport);
+    int64_t used;
+    if (__builtin_expect(transport->filters == NULL, 1)) {
+        used = tpi_protocol_received(transport, data, length);
+    } else {
+        used = tpi_filters_received(transport, data, length);
+    }
+    upcall_ends(transport->loop, began);
+    return used < 0 ? length : (size_t)used;
+}
+
+static void stream_get_buffer(tpi_object *object, size_t hint, void **buffer, size_t *length) {
+    tepal_transport *transport = (tepal_transport *)object;
+    if (transport->flags & TPI_LINGERING) {
+        return;
+    }
+    tepal_protocol *protocol = transport->protocol;
+    int code = protocol->type->get_buffer(protocol, hint, buffer, length);
+    if (code < 0) {
+        *length = 0;
+        tepal_transport_abort(transport, code);
+    }
+    tpi_loop_flush(transport->loop);
+}
+
+static void stream_filled(tpi_object *object, size_t length) {
+    tepal_transport *transport = (tepal_transport *)object;
+    tepal_protocol *protocol = transport->protocol;
+    int64_t began = upcall_begins(transport);
+    int code = protocol->type->buffer_updated == NULL ? 0 : protocol->type->buffer_updated(protocol, length);
+    if (code < 0) {
+        tepal_transport_abort(transport, code);
+    }
+    upcall_ends(transport->loop, began);
+}
+
+static void linger_ends(tepal_transport *transport);
+
+static void stream_eof(tpi_object *object) {
+    tepal_transport *transport = (tepal_transport *)object;
+    if (transport->flags & TPI_LINGERING) {
+        linger_ends(transport);
+        return;
+    }
+    int64_t began = upcall_begins(transport);
+    if (transport->filters == NULL) {
+        (void)tpi_protocol_received_eof(transport);
+    } else {
+        (void)tpi_filters_received_eof(transport);
+    }
+    upcall_ends(transport->loop, began);
+}
+
+static void stream_error(tpi_object *object, int code) {
+    tepal_transport *transport = (tepal_transport *)object;
+    if (transport->flags & TPI_LINGERING) {
+        linger_ends(transport);
+        return;
+    }
+    tpi_transport_fail(transport, code);
+}
+
+/* Output */
+
+static void account(tepal_transport *transport, uint64_t taken, uint64_t handed, uint64_t discarded) {
+    tpi_extras *extras = transport->extras;
+    if (__builtin_expect(!transport->loop->debug || extras == NULL, 1)) {
+        return;
+    }
+    extras->taken += taken;
+    extras->handed += handed;
+    extras->discarded += discarded;
+}
+
+static void check_account(const tepal_transport *transport) {
+    if (__builtin_expect(transport->loop->debug, 0) && transport->extras != NULL) {
+        const tpi_extras *extras = transport->extras;
+        uint64_t waiting = transport->sending == NULL ? 0 : transport->sending->output.bytes;
+        TPI_INVARIANT(transport->loop, 3, extras->taken == extras->handed + waiting + extras->discarded);
+        TPI_INVARIANT(transport->loop, 3, extras->discarded == 0 || transport->flags & TPI_ENDED);
+    }
+}
+
+static tpi_sending *sending_of(tepal_transport *transport) {
+    if (transport->sending == NULL) {
+        transport->sending = tpi_alloc_zero(transport->loop->realloc, sizeof *transport->sending);
+    }
+    return transport->sending;
+}
+
+static void free_sending(tepal_transport *transport) {
+    tpi_free(transport->loop->realloc, transport->sending);
+    transport->sending = NULL;
+}
+
+void tpi_stream_discard(tepal_transport *transport) {
+    tpi_sending *sending = transport->sending;
+    if (sending == NULL || transport->object.sending != NULL) {
+        return; /* in flight: the driver looks at it until sent() or closed() */
+    }
+    account(transport, 0, 0, sending->output.bytes);
+    int status = transport->code < 0 ? transport->code : TEPAL_ECLOSED;
+    tpi_output_discard(&sending->output, transport->loop->realloc, status);
+    free_sending(transport);
+    check_account(transport);
+}
+
+/* The chain is empty: what waited for that. */
+static void drained(tepal_transport *transport) {
+    if (transport->sending != NULL) {
+        free_sending(transport);
+    }
+    if (transport->flags & TPI_EOF_DUE && !(transport->flags & TPI_EOF_SENT)) {
+        transport->flags |= TPI_EOF_SENT;
+        /* A peer that has reset is found by reading. */
+        (void)ops(transport)->shutdown(transport->loop->driver, &transport->object);
+    }
+    if (transport->flags & TPI_CLOSE_DUE) {
+        tpi_transport_end(transport);
+    }
+}
+
+/* Hand the chain to the driver until it has all of it or wants to be waited for. */
+static void push(tepal_transport *transport) {
+    tpi_sending *sending = transport->sending;
+    while (sending->output.bytes > 0) {
+        size_t count = tpi_output_gather(&sending->output, sending->pieces, TPI_SEND_PIECES);
+        sending->message = (tpi_message){.pieces = sending->pieces, .count = count};
+        int64_t sent = ops(transport)->send(transport->loop->driver, &transport->object, &sending->message);
+        if (sent == TPI_PENDING) {
+            return;
+        }
+        if (sent < 0) {
+            tpi_transport_fail(transport, (int)sent);
+            return;
+        }
+        account(transport, 0, (uint64_t)sent, 0);
+        tpi_output_consume(&sending->output, transport->loop->realloc, (uint64_t)sent);
+    }
+    drained(transport);
+}
+
+static void stream_sent(tpi_object *object, int64_t result) {
+    tepal_transport *transport = (tepal_transport *)object;
+    if (transport->flags & TPI_ENDED) {
+        tpi_stream_discard(transport);
+        return;
+    }
+    if (result < 0) {
+        tpi_transport_fail(transport, (int)result);
+        return;
+    }
+    account(transport, 0, (uint64_t)result, 0);
+    tpi_output_consume(&transport->sending->output, transport->loop->realloc, (uint64_t)result);
+    push(transport);
+    check_account(transport);
+    int64_t began = upcall_begins(transport);
+    if (transport->filters != NULL) {
+        tpi_filters_writable(transport);
+    } else {
+        tpi_flow_fallen(transport);
+    }
+    upcall_ends(transport->loop, began);
+}
+
+/* Offer pieces to the kernel from where they are. How many bytes it took, or an error. */
+static int64_t offer(tepal_transport *transport, const struct iovec *pieces, size_t count) {
+    tpi_message message = {.pieces = pieces, .count = count, .now = true};
+    int64_t sent = ops(transport)->send(transport->loop->driver, &transport->object, &message);
+    if (__builtin_expect(sent > 0, 1)) {
+        transport->flags |= TPI_HAS_SENT;
+        account(transport, 0, (uint64_t)sent, 0);
+        return sent;
+    }
+    return sent == TPI_PENDING ? 0 : sent;
+}
+
+int tpi_stream_write(tepal_transport *transport, const struct iovec *pieces, size_t count) {
+    uint64_t length = count == 1 ? pieces->iov_len : tpi_pieces_bytes(pieces, count);
+    int64_t sent = 0;
+    if (transport->flags & TPI_ENDED || length == 0) {
+        return transport->flags & TPI_ENDED ? TEPAL_ECLOSED : 0;
+    }
+    account(transport, length, 0, 0);
+    bool waiting = transport->sending != NULL;
+    if (__builtin_expect(!waiting, 1)) {
+        sent = offer(transport, pieces, count);
+        if (__builtin_expect(sent == (int64_t)length, 1)) {
+            check_account(transport);
+            return 0;
+        }
+    }
+    int code = sent < 0 ? (int)sent : 0;
+    if (code == 0) {
+        tpi_sending *sending = sending_of(transport);
+        code = sending == NULL
+                   ? TEPAL_ENOMEM
+                   : tpi_output_copy(&sending->output, transport->loop->realloc, pieces, count, (size_t)sent);
+    }
+    if (code < 0) {
+        account(transport, 0, 0, length - (uint64_t)(sent < 0 ? 0 : sent));
+        tpi_transport_fail(transport, code); /* part of it may have left: the stream cannot go on */
+        return code;
+    }
+    transport->flags |= TPI_HAS_SENT;
+    if (!waiting) {
+        push(transport);
+    }
+    check_account(transport);
+    return transport->flags & TPI_ENDED ? transport->code : 0;
+}
+
+int tpi_stream_write_owned(tepal_transport *transport, const struct iovec *pieces, size_t count, tepal_release release,
+                           void *argument) {
+    uint64_t length = tpi_pieces_bytes(pieces, count);
+    tpi_sending *sending = sending_of(transport); /* first: after a byte has moved nothing may fail */
+    if (sending == NULL) {
+        return TEPAL_ENOMEM;
+    }
+    bool waiting = sending->output.bytes > 0;
+    int code = tpi_output_own(&sending->output, transport->loop->realloc, pieces, count, 0, release, argument);
+    if (code < 0) {
+        if (!waiting) {
+            free_sending(transport);
+        }
+        return code;
+    }
+    account(transport, length, 0, 0);
+    transport->flags |= TPI_HAS_SENT;
+    if (!waiting) {
+        push(transport);
+    }
+    check_account(transport);
+    return 0;
+}
+
+void tpi_stream_write_eof(tepal_transport *transport) {
+    transport->flags |= TPI_EOF_DUE;
+    if (transport->sending == NULL) {
+        drained(transport);
+    }
+}
+
+void tpi_stream_close(tepal_transport *transport) {
+    transport->flags |= TPI_CLOSE_DUE;
+    if (transport->sending == NULL) {
+        drained(transport);
+    }
+    tpi_stream_update_reading(transport);
+}
+
+/* The end */
+
+static void close_object(tepal_transport *transport) {
+    transport->flags &= ~(uint32_t)TPI_LINGERING;
+    transport->flags |= TPI_ENDED;
+    if (transport->flags & TPI_RESET) {
+        (void)ops(transport)->set(transport->loop->driver, &transport->object, TPI_OPTION_RESET_ON_CLOSE, 1);
+    }
+    ops(transport)->close(transport->loop->driver, &transport->object);
+}
+
+static void linger_ends(tepal_transport *transport) {
+    tpi_timers_stop(&transport->loop->timers, &transport->extras->linger);
+    close_object(transport);
+}
+
+static void linger_is_over(tepal_work *work, int status) {
+    tpi_extras *extras = (tpi_extras *)(void *)((char *)work - offsetof(tpi_extras, linger));
+    tepal_transport *transport = extras->transport;
+    if (status == 0) {
+        close_object(transport);
+    }
+}
+
+/* Unread input would make close(2) reset, and a reset can overtake what we wrote: send FIN, and read it away for a while. */
+static bool linger(tepal_transport *transport) {
+    size_t unread = 0;
+    int64_t limit_ns =
+        transport->extras == NULL || transport->extras->linger_ns == 0 ? TPI_LINGER_NS : transport->extras->linger_ns;
+    if (transport->code != 0 || !(transport->flags & TPI_HAS_SENT) || limit_ns < 0 ||
+        ops(transport)->query(transport->loop->driver, &transport->object, TPI_QUERY_UNREAD, &unread) < 0 ||
+        unread == 0) {
+        return false;
+    }
+    tpi_extras *extras = tpi_transport_extras(transport);
+    if (extras == NULL) {
+        return false;
+    }
+    if (!(transport->flags & TPI_EOF_SENT)) {
+        (void)ops(transport)->shutdown(transport->loop->driver, &transport->object);
+    }
+    extras->linger.work.run = linger_is_over;
+    tpi_timers_start(&transport->loop->timers, &extras->linger, tepal_loop_time(transport->loop) + limit_ns);
+    transport->flags |= TPI_LINGERING;
+    transport->object.direct = false;
+    ops(transport)->read_start(transport->loop->driver, &transport->object);
+    return true;
+}
+
+void tpi_stream_retire(tepal_transport *transport) {
+    if (transport->flags & TPI_BORROWED) {
+        ops(transport)->release(transport->loop->driver, &transport->object);
+    } else if (!linger(transport)) {
+        close_object(transport);
+    }
+}
+
+static void last_word(tepal_transport *transport) {
+    transport->object.sending = NULL;
+    tpi_stream_discard(transport);
+    tepal_transport_unref(transport); /* the loop's */
+}
+
+static void stream_closed(tpi_object *object) {
+    last_word((tepal_transport *)object);
+}
+
+static void stream_released(tpi_object *object, int fd, const uint8_t *held, size_t length) {
+    tepal_transport *transport = (tepal_transport *)object;
+    tpi_extras *extras = transport->extras;
+    (void)held;
+    (void)length; /* read, and never asked for by the protocol */
+    if (extras != NULL && extras->released != NULL) {
+        extras->released(extras->released_argument, fd);
+        tpi_loop_flush(transport->loop);
+    }
+    last_word(transport);
+}
+
+/* The loop closes: no time is left to send or to linger. */
+static void stream_ending(tpi_object *object) {
+    tepal_transport *transport = (tepal_transport *)object;
+    if (transport->flags & TPI_LINGERING) {
+        linger_ends(transport);
+        return;
+    }
+    if (!(transport->flags & TPI_ENDED)) {
+        tpi_transport_fail(transport, TEPAL_ECLOSED);
+    }
+    tpi_transport_lose(transport);
+    if (transport->flags & TPI_BORROWED) {
+        ops(transport)->release(transport->loop->driver, object);
+    } else {
+        close_object(transport);
+    }
+}
+
+static void stream_abandoned(tpi_object *object) {
+    tepal_transport *transport = (tepal_transport *)object;
+    transport->object.sending = NULL;
+    tpi_transport_forget(transport);
+}
+
+const tpi_upcalls tpi_stream_upcalls = {
+    .data = stream_data,
+    .get_buffer = stream_get_buffer,
+    .filled = stream_filled,
+    .eof = stream_eof,
+    .error = stream_error,
+    .sent = stream_sent,
+    .released = stream_released,
+    .closed = stream_closed,
+    .ending = stream_ending,
+    .abandoned = stream_abandoned,
+};
