@@ -1,4 +1,5 @@
 /* Futures made of futures: gather, first, wait_for, shield. */
+#include "future/future.h"
 #include "unit/future_fixture.h"
 
 /* Three members, whose references are the test's. */
@@ -157,6 +158,26 @@ TEST(combine, first_gives_the_first_future_that_ended_and_leaves_the_others_alon
     tepal_future_unref(members[0]);
     tepal_future_unref(members[2]);
     CHECK_EQ(self.reports, 0);
+    fixture_end(&self);
+}
+
+TEST(combine, what_is_done_holds_on_to_nothing_in_members_that_go_on) {
+    fixture self;
+    tepal_future *members[3], *made[3];
+
+    fixture_start(&self, true);
+    new_members(&self, members);
+    CHECK_OK(tepal_future_first(self.loop, members, 3, &made[0]));
+    CHECK_OK(tepal_future_gather(self.loop, members, 3, &made[1]));
+    CHECK_OK(tepal_future_shield(members[0], &made[2]));
+    CHECK(tepal_future_cancel(made[2]));
+    CHECK_OK(tepal_future_set_code(members[1], TEPAL_EPIPE)); /* ends the other two */
+    unref_all(made, 3);
+    CHECK_EQ(members[0]->waiter_count + members[2]->waiter_count, 0);
+    CHECK_OK(tepal_future_set_result(members[0], NULL, NULL));
+    CHECK_OK(tepal_future_set_result(members[2], NULL, NULL));
+    unref_all(members, 3);
+    CHECK_EQ(self.reports, 1); /* nobody looked at the gathering */
     fixture_end(&self);
 }
 

@@ -1,12 +1,10 @@
-/* The executor, names, and running a loop until a future is done, on every driver. */
-#include <netdb.h>
+/* The executor, and running a loop until a future is done, on every driver. */
 #include <pthread.h>
 #include <semaphore.h>
 #include <stdatomic.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include "unit/future_fixture.h"
-#include "unit/resolver_stub.h"
 
 /* ---- tepal_loop_run_until_complete() ---- */
 
@@ -409,108 +407,4 @@ TEST_DRIVERS(executor, work_under_way_is_cancelled_in_a_forked_child_that_goes_o
 
 TEST_DRIVERS(executor, a_forked_child_may_close_the_loop_with_work_under_way) {
     fork_with_work_under_way(child_closes);
-}
-
-/* ---- tepal_loop_getaddrinfo() ---- */
-
-static tepal_future *resolve(fixture *self, const char *host, int family, bool passive) {
-    tepal_future *future;
-    CHECK_OK(tepal_loop_getaddrinfo(self->loop, host, 80, family, passive, &future));
-    CHECK_OK(tepal_loop_run_until_complete(self->loop, future));
-    return future;
-}
-
-static void check_addresses(tepal_future *future, const char *const *expected, size_t count) {
-    void *value;
-    char text[TEPAL_ADDRESS_TEXT];
-
-    CHECK_OK(tepal_future_result(future, &value));
-    const tepal_addresses *addresses = value;
-    CHECK_EQ(addresses->count, count);
-    for (size_t i = 0; i < count; i++) {
-        CHECK_OK(tepal_address_format(&addresses->address[i], text, sizeof text));
-        CHECK_STR(text, expected[i]);
-    }
-    tepal_future_unref(future);
-}
-
-TEST_DRIVERS(resolve, addresses_come_in_the_resolvers_order) {
-    fixture self;
-
-    fixture_start(&self, true);
-    check_addresses(resolve(&self, "list.stub", 0, false), (const char *[]){"127.0.0.1:80", "[::1]:80", "127.0.0.2:80"},
-                    3);
-    CHECK_EQ(resolver_stub_flags(), AI_NUMERICSERV); /* not AI_ADDRCONFIG: localhost must resolve without a network */
-    check_addresses(resolve(&self, "list.stub", 0, true), (const char *[]){"127.0.0.1:80", "[::1]:80", "127.0.0.2:80"},
-                    3);
-    CHECK_EQ(resolver_stub_flags(), AI_NUMERICSERV | AI_PASSIVE);
-    fixture_end(&self);
-}
-
-TEST_DRIVERS(resolve, literals_loopback_and_wildcard_need_no_network) {
-    fixture self;
-
-    fixture_start(&self, true);
-    check_addresses(resolve(&self, "192.0.2.1", 0, false), (const char *[]){"192.0.2.1:80"}, 1);
-    check_addresses(resolve(&self, "2001:db8::1", 0, false), (const char *[]){"[2001:db8::1]:80"}, 1);
-    check_addresses(resolve(&self, NULL, AF_INET, false), (const char *[]){"127.0.0.1:80"}, 1);
-    check_addresses(resolve(&self, NULL, AF_INET6, true), (const char *[]){"[::]:80"}, 1);
-    fixture_end(&self);
-}
-
-TEST_DRIVERS(resolve, failures_carry_their_own_domain) {
-    fixture self;
-    char name[32];
-    static const int eais[] = {EAI_NONAME, EAI_AGAIN, EAI_FAIL, EAI_SERVICE};
-
-    fixture_start(&self, true);
-    for (size_t i = 0; i < sizeof eais / sizeof *eais; i++) {
-        snprintf(name, sizeof name, "eai-%d.stub", eais[i]);
-        tepal_future *future = resolve(&self, name, 0, false);
-        const int code = tepal_future_result(future, NULL);
-        CHECK_EQ(tepal_error_domain(code), TEPAL_DOMAIN_RESOLVER);
-        CHECK_EQ(tepal_error_value(code), -eais[i]);
-        tepal_future_unref(future);
-    }
-    snprintf(name, sizeof name, "eai-%d.stub", EAI_MEMORY);
-    tepal_future *memory = resolve(&self, name, 0, false);
-    CHECK_EQ(tepal_future_result(memory, NULL), TEPAL_ENOMEM);
-    tepal_future_unref(memory);
-    snprintf(name, sizeof name, "errno-%d.stub", EMFILE);
-    tepal_future *system = resolve(&self, name, 0, false);
-    CHECK_EQ(tepal_future_result(system, NULL), TEPAL_SYSTEM(EMFILE));
-    tepal_future_unref(system);
-    fixture_end(&self);
-}
-
-TEST_DRIVERS(resolve, malformed_names_are_refused) {
-    fixture self;
-    char name[65537];
-    tepal_future *future = NULL;
-
-    fixture_start(&self, true);
-    memset(name, 'a', sizeof name);
-    for (size_t length = 254; length < sizeof name; length = length * 2 + 1) {
-        name[length] = '\0';
-        CHECK_EQ(tepal_loop_getaddrinfo(self.loop, name, 80, 0, false, &future), TEPAL_EINVAL);
-        name[length] = 'a';
-    }
-    CHECK_EQ(tepal_loop_getaddrinfo(self.loop, "", 80, 0, false, &future), TEPAL_EINVAL);
-    CHECK_EQ(tepal_loop_getaddrinfo(self.loop, "list.stub", 80, AF_UNIX, false, &future), TEPAL_EINVAL);
-    CHECK(future == NULL);
-    fixture_end(&self);
-}
-
-TEST_DRIVERS(resolve, a_cancelled_request_frees_what_comes_too_late) {
-    fixture self;
-    tepal_future *future;
-
-    fixture_start(&self, true);
-    CHECK_OK(tepal_loop_getaddrinfo(self.loop, "slow.stub", 80, 0, false, &future));
-    resolver_stub_wait();
-    CHECK(tepal_future_cancel(future));
-    CHECK(tepal_future_is_canceled(future));
-    tepal_future_unref(future);
-    resolver_stub_release();
-    fixture_end(&self); /* waits for the thread */
 }
