@@ -114,10 +114,6 @@ void tpi_readiness_close(tpi_driver *driver, tpi_object *object) {
     if (object->bits & TPI_ADOPTED || object->kind == TPI_LISTENER || readiness->poller->levels) {
         tpi_readiness_unregister(readiness, object);
     }
-    if (object->kind == TPI_LISTENER) {
-        /* A duplicate in a child would keep the kernel accepting for us. */
-        shutdown(object->fd, SHUT_RD);
-    }
     if (object->bits & TPI_HOLDING) {
         tpi_held_free(readiness, tpi_held_take(readiness, object));
     }
