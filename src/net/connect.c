@@ -10,7 +10,6 @@
 #include <netdb.h>
 #include <netinet/in.h>
 #include <tepal/connect.h>
-#include <unistd.h>
 #include "base/options.h"
 #include "net/stream.h"
 #include "net/unix.h"
@@ -137,14 +136,22 @@ static void dial_closing(tpi_closer *closer) {
     tpi_dial *dial = (tpi_dial *)((char *)closer - offsetof(tpi_dial, closer));
 
     dial->holds++;
-    if (dial->loop->pid != getpid()) {
-        /* In a forked child the driver forgets the request without a word, and takes care of the transport. */
-        dial->holds -= dial->resolving;
-        dial->resolving = false;
-        if (dial->transport != NULL) {
-            dial->transport->owner = NULL;
-            dial->transport = NULL;
-        }
+    dial_fail_code(dial, TEPAL_ECLOSED);
+    dial_let_go(dial);
+}
+
+/*
+ * The same in a forked child, where neither the driver nor the ready queue says another word. The driver takes care of
+ * the transport.
+ */
+static void dial_abandoned(tpi_closer *closer) {
+    tpi_dial *dial = (tpi_dial *)((char *)closer - offsetof(tpi_dial, closer));
+
+    dial->holds = 1;
+    dial->resolving = false;
+    if (dial->transport != NULL) {
+        dial->transport->owner = NULL;
+        dial->transport = NULL;
     }
     dial_fail_code(dial, TEPAL_ECLOSED);
     dial_let_go(dial);
@@ -323,23 +330,12 @@ static void dial_ending(tpi_object *object) {
     }
 }
 
-/* In a forked child whose loop is closed: the driver has closed the descriptor, and calls nobody any more. */
-static void dial_abandoned(tpi_object *object) {
-    tepal_transport *transport = (tepal_transport *)object;
-    tpi_dial *dial = transport->owner;
-
-    if (dial != NULL) {
-        dial->transport = NULL;
-    }
-    tpi_transport_discard(transport);
-}
-
 /* Of a transport until it is made; then they are the stream's. */
 static const tpi_upcalls dial_upcalls = {
     .connected = dial_connected,
     .closed = dial_closed,
     .ending = dial_ending,
-    .abandoned = dial_abandoned,
+    .abandoned = dial_closed,
 };
 
 /* Addresses */
@@ -466,6 +462,7 @@ static int dial_new(tepal_loop *loop, const tepal_connect_options *options, tpi_
     dial->resolve.realloc = loop->realloc;
     dial->start.run = dial_start;
     dial->closer.closing = dial_closing;
+    dial->closer.abandoned = dial_abandoned;
     dial->limit.work.run = dial_out_of_time;
     dial->backlog.work.run = dial_ask_again;
     if (code >= 0) {

@@ -4,8 +4,6 @@
  */
 #include "net/server.h"
 
-#include <unistd.h>
-
 /* While it looks for names. One block of memory holds it and what its options point to. */
 typedef struct tpi_creation {
     tpi_closer closer;
@@ -125,11 +123,15 @@ static void creation_closing(tpi_closer *closer) {
     tpi_driver *driver = self->loop->driver;
 
     creation_fail(self, &(tepal_error){.code = TEPAL_ECLOSED, .text = tepal_strerror(TEPAL_ECLOSED)});
-    if (self->loop->pid == getpid()) {
-        driver->ops->resolve_cancel(driver, &self->resolve);
-    } else {
-        creation_free(self); /* in a forked child the driver forgets the request without a word */
-    }
+    driver->ops->resolve_cancel(driver, &self->resolve);
+}
+
+/* The same in a forked child, where the driver forgets the request without a word. */
+static void creation_abandoned(tpi_closer *closer) {
+    tpi_creation *self = (tpi_creation *)((char *)closer - offsetof(tpi_creation, closer));
+
+    creation_fail(self, &(tepal_error){.code = TEPAL_ECLOSED, .text = tepal_strerror(TEPAL_ECLOSED)});
+    creation_free(self);
 }
 
 /* A creation with a copy of the options in the same block of memory. NULL if memory is short. */
@@ -207,6 +209,7 @@ int tepal_loop_create_server(tepal_loop *loop, tepal_factory factory, void *argu
     }
     creation->future = tepal_future_ref(result);
     creation->closer.closing = creation_closing;
+    creation->closer.abandoned = creation_abandoned;
     tpi_loop_add_closer(loop, &creation->closer);
     tepal_future_set_cancel_hook(result, creation_canceled, creation);
     if (!creation_go_on(creation)) {
