@@ -1,0 +1,552 @@
+/* Connecting: order, errors, limits, and every moment at which it can be cancelled or the loop closed. */
+#include "conformance/peers.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static int dial(peers *all, const tepal_connect_options *options, tepal_future **future) {
+    return tepal_loop_create_connection(all->loop, peers_factory, all, options, future);
+}
+
+/* A port at which nobody listens. */
+static uint16_t dead_port(void) {
+    uint16_t port;
+    close(plain_bound(&port));
+    return port;
+}
+
+static void check_text(const tepal_address *found, const char *host, uint16_t port) {
+    char text[TEPAL_ADDRESS_TEXT], expected[TEPAL_ADDRESS_TEXT];
+
+    CHECK(found != NULL);
+    CHECK_OK(tepal_address_format(found, text, sizeof text));
+    snprintf(expected, sizeof expected, strchr(host, ':') != NULL ? "[%s]:%u" : "%s:%u", host, port);
+    CHECK_STR(text, expected);
+}
+
+/* Success */
+
+static void note_done(tepal_future *future, void *argument) {
+    CHECK_OK(tepal_future_result(future, NULL));
+    peers_note(argument, 'c');
+}
+
+TEST_DRIVERS(connect, connection_made_comes_before_the_future_and_that_before_data) {
+    uint16_t port;
+    peers all = {0};
+    peers_open(&all);
+    const int listener = plain_bound(&port);
+    CHECK_EQ(listen(listener, 1), 0);
+    tepal_future *future = peers_dial(&all, port);
+    CHECK_OK(tepal_future_add_done_callback(future, note_done, &all));
+    CHECK_STR(all.log, ""); /* nothing runs inside the call */
+
+    CHECK_OK(tepal_loop_step(all.loop, 0)); /* the kernel has connected it now, and nobody has looked */
+    const int accepted = accept(listener, NULL, NULL);
+    test_write_all(accepted, "x", 1); /* data is there before connection_made */
+    PEERS_UNTIL(&all, strlen(all.log) >= 4);
+    close(accepted);
+    PEERS_UNTIL(&all, all.lost == 1);
+    CHECK_STR(all.log, "fmcdl");
+    tepal_future_unref(future);
+    close(listener);
+    peers_close(&all);
+}
+
+TEST_DRIVERS(connect, the_result_is_the_connection_until_it_is_lost) {
+    tepal_transport *transport = NULL;
+    tepal_protocol *protocol = NULL;
+    tepal_address found;
+    peers all = {.echo = true};
+    peers_open(&all);
+    tepal_server *server = peers_serve(&all);
+    tepal_future *future = peers_dial(&all, server_port(server, 0));
+
+    CHECK_EQ(tepal_connection_result(future, &transport, &protocol), TEPAL_EPENDING);
+    PEERS_UNTIL(&all, tepal_future_is_done(future));
+    CHECK_OK(tepal_connection_result(future, NULL, NULL));
+    CHECK_OK(tepal_connection_result(future, &transport, &protocol));
+    CHECK(((peer *)protocol)->transport == transport);
+    CHECK_OK(tepal_transport_peer(transport, &found));
+    check_text(&found, "127.0.0.1", server_port(server, 0));
+
+    tepal_transport_close(transport);
+    CHECK_OK(tepal_connection_result(future, &transport, &protocol)); /* not lost yet */
+    PEERS_UNTIL(&all, ((peer *)protocol)->lost == 1);
+    CHECK_EQ(tepal_connection_result(future, &transport, &protocol), TEPAL_ECLOSED);
+    tepal_server_unref(server);
+    peers_close_loop(&all);
+    CHECK_EQ(tepal_connection_result(future, &transport, &protocol), TEPAL_ECLOSED);
+    tepal_future_unref(future);
+    peers_free(&all);
+}
+
+TEST_DRIVERS(connect, goes_on_when_nobody_holds_the_future) {
+    peers all = {.greeting = "hello"};
+    peers_open(&all);
+    tepal_server *server = peers_serve(&all);
+
+    tepal_future_unref(peers_dial(&all, server_port(server, 0)));
+    PEERS_UNTIL(&all, all.made == 2);
+    PEERS_UNTIL(&all, all.newest->received_count == 5 && all.newest->next->received_count == 5);
+    tepal_server_unref(server);
+    peers_close(&all);
+}
+
+TEST_DRIVERS(connect, a_name_is_resolved_and_its_addresses_are_tried_in_order) {
+    tepal_future *future;
+    peers all = {0};
+    peers_open(&all);
+    tepal_server *server = peers_serve(&all);
+    const uint16_t port = server_port(server, 0);
+
+    for (int family = 0; family <= AF_INET; family += AF_INET) {
+        CHECK_OK(dial(&all, TEPAL_OPTIONS(tepal_connect_options, .host = "localhost", .port = port, .family = family),
+                      &future));
+        CHECK_EQ(peers_wait(&all, future), 0); /* ::1, if that is first, refuses */
+        tepal_future_unref(future);
+    }
+    CHECK_OK(dial(&all, TEPAL_OPTIONS(tepal_connect_options, .port = port), &future));
+    CHECK_EQ(peers_wait(&all, future), 0);
+    tepal_future_unref(future);
+    tepal_server_unref(server);
+    peers_close(&all);
+}
+
+TEST_DRIVERS(connect, binds_to_the_local_address_first) {
+    tepal_address local, other, found;
+    tepal_future *future;
+    peers all = {0};
+    peers_open(&all);
+    tepal_server *server = peers_serve(&all);
+    const uint16_t port = server_port(server, 0);
+    CHECK_OK(tepal_address_parse(&local, "127.0.0.2", 0));
+    CHECK_OK(tepal_address_parse(&other, "::1", 0));
+
+    CHECK_OK(
+        dial(&all, TEPAL_OPTIONS(tepal_connect_options, .host = "127.0.0.1", .port = port, .local = &local), &future));
+    CHECK_EQ(peers_wait(&all, future), 0);
+    CHECK_OK(tepal_transport_local(peers_connected(future)->transport, &found));
+    check_text(&found, "127.0.0.2", (uint16_t)tepal_address_port(&found));
+    tepal_future_unref(future);
+
+    CHECK_OK(
+        dial(&all, TEPAL_OPTIONS(tepal_connect_options, .host = "127.0.0.1", .port = port, .local = &other), &future));
+    CHECK_EQ(peers_wait(&all, future), TEPAL_EINVAL);
+    tepal_future_unref(future);
+    CHECK_OK(tepal_address_parse(&local, "203.0.113.1", 0));
+    CHECK_OK(
+        dial(&all, TEPAL_OPTIONS(tepal_connect_options, .host = "127.0.0.1", .port = port, .local = &local), &future));
+    CHECK_EQ(peers_wait(&all, future), TEPAL_SYSTEM(EADDRNOTAVAIL));
+    tepal_future_unref(future);
+    tepal_server_unref(server);
+    peers_close(&all);
+}
+
+TEST_DRIVERS(connect, sets_what_the_transport_options_say) {
+    tepal_future *future;
+    peers all = {0};
+    peers_open(&all);
+    tepal_server *server = peers_serve(&all);
+
+    for (int nagle = 0; nagle < 2; nagle++) {
+        int no_delay = -1, keep_alive = -1;
+        socklen_t length = sizeof(int);
+        const tepal_transport_options *transport =
+            TEPAL_OPTIONS(tepal_transport_options, .nagle = nagle != 0, .keep_alive = nagle != 0, .write_high = 1000);
+        CHECK_OK(dial(&all,
+                      TEPAL_OPTIONS(tepal_connect_options, .host = "127.0.0.1", .port = server_port(server, 0),
+                                    .transport = transport),
+                      &future));
+        CHECK_EQ(peers_wait(&all, future), 0);
+        tepal_transport *made = peers_connected(future)->transport;
+        CHECK_EQ(getsockopt(tepal_transport_fd(made), IPPROTO_TCP, TCP_NODELAY, &no_delay, &length), 0);
+        CHECK_EQ(no_delay != 0, nagle == 0);
+        CHECK_EQ(getsockopt(tepal_transport_fd(made), SOL_SOCKET, SO_KEEPALIVE, &keep_alive, &length), 0);
+        CHECK_EQ(keep_alive != 0, nagle != 0);
+        uint64_t high;
+        tepal_transport_get_write_limits(made, &high, NULL, NULL);
+        CHECK_EQ(high, 1000);
+        tepal_future_unref(future);
+    }
+    tepal_server_unref(server);
+    peers_close(&all);
+}
+
+/* Failure */
+
+TEST_DRIVERS(connect, an_error_names_its_address_and_the_attempts_before) {
+    const uint16_t port = dead_port();
+    tepal_future *future;
+    peers all = {0};
+    peers_open(&all);
+
+    CHECK_OK(dial(&all, TEPAL_OPTIONS(tepal_connect_options, .host = "127.0.0.1", .port = port), &future));
+    CHECK_EQ(peers_wait(&all, future), TEPAL_SYSTEM(ECONNREFUSED));
+    const tepal_error *error = tepal_future_error(future);
+    CHECK_STR(error->text, "Connection refused");
+    check_text(error->address, "127.0.0.1", port);
+    CHECK(error->next == NULL);
+    tepal_future_unref(future);
+
+    CHECK_OK(dial(&all, TEPAL_OPTIONS(tepal_connect_options, .port = port), &future)); /* both loopback addresses */
+    CHECK_EQ(peers_wait(&all, future), TEPAL_SYSTEM(ECONNREFUSED));
+    error = tepal_future_error(future);
+    check_text(error->address, "127.0.0.1", port);
+    CHECK(error->next != NULL);
+    CHECK_LT(error->next->code, 0);
+    check_text(error->next->address, "::1", port);
+    CHECK(error->next->next == NULL);
+    tepal_future_unref(future);
+    CHECK_STR(all.log, ""); /* no factory was called */
+    peers_close(&all);
+}
+
+static int refuse_ipv6(void *argument, const tepal_address *address) {
+    (*(int *)argument)++;
+    return address->storage.ss_family == AF_INET6 ? -1 : 0;
+}
+
+static int refuse_all(void *argument, const tepal_address *address) {
+    (void)argument;
+    (void)address;
+    return tepal_error_make(TEPAL_DOMAIN_USER, 1);
+}
+
+TEST_DRIVERS(connect, the_programs_own_check_can_refuse_an_address) {
+    tepal_future *future;
+    int asked = 0;
+    peers all = {0};
+    peers_open(&all);
+    tepal_server *server = peers_serve(&all);
+    const uint16_t port = server_port(server, 0);
+
+    CHECK_OK(dial(&all,
+                  TEPAL_OPTIONS(tepal_connect_options, .port = port, .allow = refuse_ipv6, .allow_argument = &asked),
+                  &future));
+    CHECK_EQ(asked, 0); /* not inside the call */
+    CHECK_EQ(peers_wait(&all, future), 0);
+    CHECK_EQ(asked, 2);
+    tepal_future_unref(future);
+    CHECK_OK(dial(&all, TEPAL_OPTIONS(tepal_connect_options, .port = port, .allow = refuse_all), &future));
+    CHECK_EQ(peers_wait(&all, future), TEPAL_EREFUSED);
+    check_text(tepal_future_error(future)->address, "127.0.0.1", port);
+    CHECK_EQ(tepal_future_error(future)->next->code, TEPAL_EREFUSED);
+    tepal_future_unref(future);
+    tepal_server_unref(server);
+    peers_close(&all);
+}
+
+static int cancel_in_check(void *argument, const tepal_address *address) {
+    (void)address;
+    CHECK(tepal_future_cancel(*(tepal_future **)argument));
+    return 0;
+}
+
+TEST_DRIVERS(connect, may_be_cancelled_by_the_programs_own_check) {
+    tepal_future *future;
+    peers all = {0};
+    peers_open(&all);
+    CHECK_OK(dial(&all,
+                  TEPAL_OPTIONS(tepal_connect_options, .port = 1, .allow = cancel_in_check, .allow_argument = &future),
+                  &future));
+    CHECK_EQ(peers_wait(&all, future), TEPAL_ECANCELED);
+    tepal_future_unref(future);
+    peers_close(&all);
+}
+
+TEST_DRIVERS(connect, a_factorys_error_is_the_futures_and_closes_the_socket) {
+    uint16_t port;
+    char byte;
+    peers all = {.factory_code = tepal_error_make(TEPAL_DOMAIN_USER, 7)};
+    peers_open(&all);
+    const int listener = plain_bound(&port);
+    CHECK_EQ(listen(listener, 1), 0);
+
+    tepal_future *future = peers_dial(&all, port);
+    CHECK_EQ(peers_wait(&all, future), all.factory_code);
+    check_text(tepal_future_error(future)->address, "127.0.0.1", port);
+    const int accepted = accept(listener, NULL, NULL);
+    CHECK_EQ(read(accepted, &byte, 1), 0);
+    CHECK_STR(all.log, "f");
+    tepal_future_unref(future);
+    close(accepted);
+    close(listener);
+    peers_close(&all);
+}
+
+TEST_DRIVERS(connect, a_socket_that_meets_itself_counts_as_refused) {
+    const uint16_t port = dead_port();
+    tepal_address local;
+    tepal_future *future;
+    peers all = {0};
+    peers_open(&all);
+    CHECK_OK(tepal_address_parse(&local, "127.0.0.1", port));
+
+    CHECK_OK(
+        dial(&all, TEPAL_OPTIONS(tepal_connect_options, .host = "127.0.0.1", .port = port, .local = &local), &future));
+    CHECK_EQ(peers_wait(&all, future), TEPAL_SYSTEM(ECONNREFUSED));
+    CHECK_STR(all.log, "");
+    tepal_future_unref(future);
+    peers_close(&all);
+}
+
+TEST_DRIVERS(connect, options_that_make_no_sense_are_refused_at_once) {
+    char name[300];
+    tepal_future *future;
+    peers all = {0};
+    peers_open(&all);
+    memset(name, 'x', sizeof name);
+    name[254] = '\0';
+
+    CHECK_EQ(dial(&all, NULL, &future), TEPAL_EINVAL);
+    CHECK_EQ(dial(&all, &(tepal_connect_options){0}, &future), TEPAL_EINVAL);
+    CHECK_EQ(dial(&all, TEPAL_OPTIONS(tepal_connect_options, .host = ""), &future), TEPAL_EINVAL);
+    CHECK_EQ(dial(&all, TEPAL_OPTIONS(tepal_connect_options, .host = name), &future), TEPAL_EINVAL);
+    CHECK_EQ(dial(&all, TEPAL_OPTIONS(tepal_connect_options, .host = "::1", .unix_path = "x"), &future), TEPAL_EINVAL);
+    CHECK_EQ(dial(&all, TEPAL_OPTIONS(tepal_connect_options, .host = "::1", .family = AF_INET), &future), TEPAL_EINVAL);
+    CHECK_EQ(dial(&all, TEPAL_OPTIONS(tepal_connect_options, .host = "::1", .family = AF_UNIX), &future), TEPAL_EINVAL);
+    CHECK_EQ(
+        tepal_loop_create_connection(all.loop, NULL, NULL, TEPAL_OPTIONS(tepal_connect_options, .port = 1), &future),
+        TEPAL_EINVAL);
+    name[253] = '\0';
+    CHECK_OK(dial(&all, TEPAL_OPTIONS(tepal_connect_options, .host = name), &future));
+    CHECK(tepal_future_cancel(future));
+    tepal_future_unref(future);
+    peers_close_loop(&all);
+    CHECK_EQ(dial(&all, TEPAL_OPTIONS(tepal_connect_options, .port = 1), &future), TEPAL_ECLOSED);
+    peers_free(&all);
+}
+
+TEST_DRIVERS(connect, a_name_that_leads_nowhere_is_an_error_of_the_resolver) {
+    tepal_future *future;
+    peers all = {0};
+    peers_open(&all);
+    test_set_timeout(60); /* without a network the resolver may take its time */
+
+    CHECK_OK(dial(&all, TEPAL_OPTIONS(tepal_connect_options, .host = "no.such.host.invalid", .port = 1), &future));
+    CHECK_OK(tepal_loop_run_until_complete(all.loop, future));
+    CHECK_EQ(tepal_error_domain(tepal_future_result(future, NULL)), TEPAL_DOMAIN_RESOLVER);
+    CHECK(tepal_future_error(future)->address == NULL);
+    tepal_future_unref(future);
+    peers_close(&all);
+}
+
+/* Every moment at which it can end */
+
+/* A listener whose backlog is full: whoever connects now waits for an answer. Its sockets stay open. */
+static uint16_t silent_port(int fds[8]) {
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    uint16_t port;
+
+    fds[0] = plain_bound(&port);
+    CHECK_EQ(listen(fds[0], 0), 0);
+    address.sin_port = htons(port);
+    for (int i = 1; i < 8; i++) {
+        fds[i] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+        CHECK_GE(fds[i], 0);
+        CHECK_EQ(connect(fds[i], (const struct sockaddr *)&address, sizeof address), -1);
+        CHECK_EQ(errno, EINPROGRESS);
+    }
+    return port;
+}
+
+static void close_all(const int fds[8]) {
+    for (int i = 0; i < 8; i++) {
+        close(fds[i]);
+    }
+}
+
+TEST_DRIVERS(connect, the_limit_covers_a_peer_that_never_answers) {
+    int fds[8];
+    const uint16_t port = silent_port(fds);
+    tepal_future *future;
+    peers all = {0};
+    peers_open(&all);
+    const int64_t began_ns = test_now_ns();
+
+    CHECK_OK(dial(&all,
+                  TEPAL_OPTIONS(tepal_connect_options, .host = "127.0.0.1", .port = port, .limit_ns = TEPAL_MS(60)),
+                  &future));
+    CHECK_EQ(peers_wait(&all, future), TEPAL_ETIMEDOUT);
+    CHECK_GE(test_now_ns() - began_ns, TEPAL_MS(60));
+    check_text(tepal_future_error(future)->address, "127.0.0.1", port);
+    tepal_future_unref(future);
+    close_all(fds);
+    peers_close(&all);
+}
+
+/* The moments of a connection, in the order in which they come. */
+enum moment { QUEUED, RESOLVING, CONNECTING, CONNECTED_UNSEEN, MOMENTS };
+
+typedef struct stage {
+    peers all;
+    int fds[8];
+    int listener;
+    uint16_t port;
+    tepal_future *future;
+} stage;
+
+static void stage_open(stage *self, enum moment moment) {
+    const char *host = moment == RESOLVING ? "localhost" : "127.0.0.1";
+
+    peers_open(&self->all);
+    if (moment == CONNECTING) {
+        self->port = silent_port(self->fds);
+    } else {
+        self->listener = plain_bound(&self->port);
+        CHECK_EQ(listen(self->listener, 4), 0);
+    }
+    CHECK_OK(dial(&self->all,
+                  TEPAL_OPTIONS(tepal_connect_options, .host = host, .port = self->port, .limit_ns = TEPAL_SEC(30)),
+                  &self->future));
+    if (moment != QUEUED) {
+        CHECK_OK(tepal_loop_step(self->all.loop, 0));
+    }
+    CHECK(!tepal_future_is_done(self->future));
+}
+
+static void stage_close(stage *self, enum moment moment) {
+    CHECK_STR(self->all.log, "");
+    tepal_future_unref(self->future);
+    peers_free(&self->all);
+    if (moment == CONNECTING) {
+        close_all(self->fds);
+        return;
+    }
+    if (moment == CONNECTED_UNSEEN) { /* closed without a word */
+        char byte;
+        const int accepted = accept(self->listener, NULL, NULL);
+        CHECK_GE(accepted, 0);
+        CHECK_EQ(read(accepted, &byte, 1), 0);
+        close(accepted);
+    }
+    close(self->listener);
+}
+
+static void canceled_once(tepal_future *future, void *argument) {
+    CHECK(tepal_future_is_canceled(future));
+    (*(int *)argument)++;
+}
+
+TEST_DRIVERS(connect, can_be_cancelled_at_every_moment) {
+    for (enum moment moment = QUEUED; moment < MOMENTS; moment++) {
+        stage self = {0};
+        int told = 0;
+        stage_open(&self, moment);
+        CHECK_OK(tepal_future_add_done_callback(self.future, canceled_once, &told));
+
+        CHECK(tepal_future_cancel(self.future));
+        CHECK(!tepal_future_cancel(self.future));
+        peers_settle(&self.all);
+        CHECK_EQ(told, 1);
+        peers_close_loop(&self.all);
+        stage_close(&self, moment);
+    }
+}
+
+TEST_DRIVERS(connect, fails_once_when_the_loop_closes_at_any_moment) {
+    for (enum moment moment = QUEUED; moment < MOMENTS; moment++) {
+        stage self = {0};
+        stage_open(&self, moment);
+        peers_close_loop(&self.all);
+        CHECK_EQ(tepal_future_result(self.future, NULL), TEPAL_ECLOSED);
+        stage_close(&self, moment);
+    }
+}
+
+TEST_DRIVERS(connect, goes_on_whatever_a_forked_child_does_with_the_loop) {
+    for (enum moment moment = QUEUED; moment < MOMENTS; moment++) {
+        stage self = {0};
+        stage_open(&self, moment);
+        const pid_t child = fork();
+        if (child == 0) {
+            CHECK_OK(tepal_loop_close(self.all.loop));
+            CHECK_NE(tepal_future_result(self.future, NULL), TEPAL_EPENDING);
+            tepal_future_unref(self.future);
+            tepal_loop_unref(self.all.loop);
+            CHECK_EQ(test_alloc_live(), 0);
+            _exit(0);
+        }
+        int status;
+        CHECK_EQ(waitpid(child, &status, 0), child);
+        CHECK_EQ(status, 0);
+        if (moment != CONNECTING) {
+            CHECK_EQ(peers_wait(&self.all, self.future), 0);
+            CHECK_EQ(self.all.made, 1);
+        }
+        peers_close_loop(&self.all);
+        memset(self.all.log, 0, sizeof self.all.log);
+        stage_close(&self, moment);
+    }
+}
+
+static void cancel_from_inside(peers *all) {
+    CHECK(tepal_future_cancel(all->user));
+}
+
+static void cancel_when_made(peers *all, peer *self) {
+    (void)self;
+    cancel_from_inside(all);
+}
+
+TEST_DRIVERS(connect, cancelled_by_the_factory_or_connection_made_it_ends_through_connection_lost) {
+    for (int round = 0; round < 2; round++) {
+        uint16_t port;
+        peers all = {0};
+        peers_open(&all);
+        const int listener = plain_bound(&port);
+        CHECK_EQ(listen(listener, 1), 0);
+        all.in_factory = round == 0 ? cancel_from_inside : NULL;
+        all.when_made = round == 1 ? cancel_when_made : NULL;
+        tepal_future *future = peers_dial(&all, port);
+        all.user = future;
+
+        PEERS_UNTIL(&all, all.lost == 1);
+        CHECK_EQ(all.newest->lost_code, TEPAL_ECANCELED);
+        CHECK(tepal_future_is_canceled(future));
+        tepal_future_unref(future);
+        peers_close(&all);
+        close(listener);
+    }
+}
+
+/* Short memory */
+
+TEST_DRIVERS(connect, survives_each_failing_allocation) {
+    peers all = {0};
+    bool clean = false;
+    uint16_t port;
+    peers_open(&all);
+    const int listener = plain_bound(&port);
+    CHECK_EQ(listen(listener, 64), 0);
+
+    for (size_t step = 1; !clean; step++) {
+        tepal_future *future = NULL;
+        test_alloc_fail_at(step, false);
+        int code = dial(&all, TEPAL_OPTIONS(tepal_connect_options, .host = "127.0.0.1", .port = port), &future);
+        if (code == 0) {
+            code = peers_wait(&all, future);
+        }
+        clean = !test_alloc_has_failed();
+        test_alloc_fail_at(0, false);
+        if (code == 0) {
+            tepal_transport_close(peers_connected(future)->transport);
+        } else {
+            CHECK_EQ(code, TEPAL_ENOMEM);
+        }
+        tepal_future_unref(future);
+        PEERS_UNTIL(&all, all.lost == all.made);
+        CHECK_LT(step, 100);
+    }
+    CHECK_GT(all.made, 0);
+    peers_settle(&all);
+    close(listener);
+    peers_close(&all);
+}
