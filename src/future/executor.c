@@ -44,9 +44,8 @@ static void execution_done(tpi_job *job, int status) {
 
 static void execution_canceled(tepal_future *future) {
     tpi_job *job = &((execution *)future)->job;
-    tpi_driver *driver = future->loop->driver; /* NULL once the loop is closed */
-    if (driver != NULL && job->driver != NULL) {
-        driver->ops->offload_cancel(driver, job);
+    if (job->driver != NULL) {
+        job->driver->ops->offload_cancel(job->driver, job);
     }
 }
 

@@ -36,8 +36,8 @@ static void resolution_done(tpi_resolve *request) {
 
 static void resolution_canceled(tepal_future *future) {
     tpi_resolve *request = &((resolution *)future)->request;
-    tpi_driver *driver = future->loop->driver; /* NULL once the loop is closed */
-    if (driver != NULL && request->job.driver != NULL) {
+    tpi_driver *driver = request->job.driver;
+    if (driver != NULL) {
         driver->ops->resolve_cancel(driver, request);
     }
 }
