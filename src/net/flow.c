@@ -218,6 +218,6 @@ void tpi_flow_let_go(tepal_transport *transport) {
 }
 
 bool tepal_transport_is_reading(const tepal_transport *transport) {
-    uint32_t stops = TPI_PAUSED_READING | TPI_EOF_RECEIVED | TPI_CLOSING;
+    uint32_t stops = TPI_HELD_BACK | TPI_EOF_RECEIVED | TPI_CLOSING;
     return transport->flags & TPI_MADE && !(transport->flags & stops);
 }

@@ -39,7 +39,7 @@ tepal_protocol **tpi_pipe_aside(tepal_transport *transport) {
  */
 static void exchange(tepal_transport *transport, tepal_protocol *protocol) {
     transport->protocol = protocol;
-    transport->object.direct = protocol->type->get_buffer != NULL && transport->filters == NULL;
+    tpi_stream_update_direct(transport);
 }
 
 /* Leave both transports, as if the pipe had never been. The pipe may be freed by this: who goes on holds a reference. */

@@ -23,10 +23,7 @@ static void ask(tepal_work *work, int status) {
         tepal_transport_write_buffer_size(transport) == 0) {
         tepal_producer *producer = extras->producer;
         producer->resume(producer);
-        /* What it wrote leaves now, so that the buffer tells whether to wait for it. */
-        if (is_open(transport) && tepal_transport_flush(transport) == 0) {
-            tpi_producer_drained(transport);
-        }
+        tpi_producer_drained(transport); /* it wrote nothing; else flow control tells when that has left */
     }
     tepal_transport_unref(transport);
 }

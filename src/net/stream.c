@@ -68,6 +68,9 @@ static void stream_get_buffer(tpi_object *object, size_t hint, void **buffer, si
         *length = 0;
         tepal_transport_abort(transport, code);
     }
+    if (transport->protocol != protocol) {
+        *length = 0; /* replaced inside: what comes is the new one's */
+    }
     tpi_loop_flush(transport->loop);
 }
 

@@ -49,9 +49,6 @@ typedef enum tpi_transport_flag {
     TPI_EOF_HELD = 1 << 22       /* a filter passed up an EOF while the protocol had paused */
 } tpi_transport_flag;
 
-/* Nothing is delivered to the protocol. */
-#define TPI_STOPPED_READING (TPI_PAUSED_READING | TPI_HELD_READING)
-
 /* Nothing is to be delivered to the protocol, for whatever reason. */
 #define TPI_HELD_BACK (TPI_PAUSED_READING | TPI_HELD_READING)
 

@@ -132,14 +132,20 @@ static tpi_chunk *uncork(tepal_transport *transport) {
     return chunk;
 }
 
+/* After something was handed down. */
+static void tell_flow(tepal_transport *transport) {
+    if (__builtin_expect(transport->sending != NULL || transport->filters != NULL, 0)) {
+        tpi_flow_grown(transport);
+    }
+    if (__builtin_expect(transport->extras != NULL && transport->sending == NULL, 0)) {
+        tpi_flow_fallen(transport); /* a pull producer's portion has left */
+    }
+}
+
 static int hand_down(tepal_transport *transport, const struct iovec *pieces, size_t count) {
     int code = transport->filters == NULL ? tpi_stream_write(transport, pieces, count)
                                           : tpi_filters_write(transport, pieces, count);
-    if (__builtin_expect(transport->sending != NULL || transport->filters != NULL, 0)) {
-        tpi_flow_grown(transport);
-    } else if (__builtin_expect(transport->extras != NULL, 0)) {
-        tpi_flow_fallen(transport); /* a pull producer's portion has left */
-    }
+    tell_flow(transport);
     return code;
 }
 
@@ -295,13 +301,13 @@ int tepal_transport_write_owned(tepal_transport *transport, const struct iovec *
         code = length == 0 ? 0 : tpi_filters_write(transport, pieces, count);
         if (code >= 0) {
             release(argument, 0);
-            tpi_flow_grown(transport);
+            tell_flow(transport);
         }
         return code < 0 ? code : 0;
     }
     code = tpi_stream_write_owned(transport, pieces, count, release, argument);
     if (code == 0) {
-        tpi_flow_grown(transport);
+        tell_flow(transport);
     }
     return code;
 }
