@@ -225,14 +225,18 @@ void tpi_offload_dispatch(tpi_offload *offload) {
 void tpi_offload_destroy(tpi_offload *offload) {
     pthread_mutex_lock(&offload->mutex);
     offload->ending = true;
-    while (offload->queued != NULL) {
-        tpi_job *job = offload->queued;
-        queue_remove(offload, job);
-        add_canceled(offload, job);
-    }
+    tpi_job *unbegun = offload->queued;
+    offload->queued = NULL;
+    offload->queued_end = &offload->queued;
+    offload->queued_count = 0;
     pthread_cond_broadcast(&offload->has_work);
     pthread_mutex_unlock(&offload->mutex);
 
+    while (unbegun != NULL) {
+        tpi_job *job = unbegun;
+        unbegun = job->next;
+        add_canceled(offload, job);
+    }
     for (unsigned i = 0; i < offload->thread_count; i++) {
         pthread_join(offload->threads[i], NULL);
     }

@@ -191,7 +191,7 @@ static int group_new(tepal_loop *loop, const tpi_future_type *type, tepal_future
         const size_t size = sizeof(group) + count * (sizeof(tpi_waiter) + sizeof(tepal_future *));
         code = tpi_future_create(loop, size, type, &outer);
     }
-    if (code < 0) {
+    if (code != 0) {
         return code;
     }
     group *self = (group *)outer;
