@@ -220,7 +220,7 @@ static void group_start(group *self, void (*done)(tpi_waiter *waiter)) {
 int tepal_future_gather(tepal_loop *loop, tepal_future *const *futures, size_t count, tepal_future **out) {
     group *self;
     const int code = group_new(loop, &gather_type, futures, count, &self);
-    if (code < 0) {
+    if (code != 0) {
         return code;
     }
     group_start(self, gather_member_done);
@@ -234,7 +234,7 @@ int tepal_future_gather(tepal_loop *loop, tepal_future *const *futures, size_t c
 int tepal_future_first(tepal_loop *loop, tepal_future *const *futures, size_t count, tepal_future **out) {
     group *self;
     const int code = count == 0 ? TEPAL_EINVAL : group_new(loop, &first_type, futures, count, &self);
-    if (code < 0) {
+    if (code != 0) {
         return code;
     }
     group_start(self, first_member_done);
