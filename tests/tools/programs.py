@@ -145,7 +145,7 @@ def eventually(condition, what):
     end = time.monotonic() + LIMIT
     while not condition():
         assert time.monotonic() < end, f"in vain: {what}"
-        time.sleep(0.01)
+        time.sleep(0.002)
 
 
 def folder():
