@@ -1,4 +1,5 @@
 /* Accepting when it fails, and what the hooks of a server may do. FIELD rows 1 to 3. */
+#include "conformance/accept_stub.h"
 #include "conformance/peers.h"
 
 #include <errno.h>
@@ -117,7 +118,62 @@ TEST_DRIVERS_ALONE(accept, without_a_hook_the_exception_handler_is_told) {
     peers_free(&all);
 }
 
+TEST_DRIVERS(accept, asks_once_per_retry_and_ever_more_rarely) {
+    peers all = {.echo = true};
+    peers_open(&all);
+    tepal_server *server = peers_serve(&all);
+    const int64_t began_ns = test_now_ns();
+    accept_stub_fail(EMFILE, 5);
+    const int fd = plain_dial("127.0.0.1", server_port(server, 0));
+
+    PEERS_UNTIL(&all, all.made == 1);
+    CHECK_GE(test_now_ns() - began_ns, TEPAL_MS(2500)); /* 100, 200, 400, 800 and 1,000 ms */
+    CHECK_EQ(accept_stub_calls(), 7);                   /* the sixth took it, and the seventh found no other */
+    CHECK_EQ(all.failures, 2);                          /* the last came more than a second after the first */
+    check_echo(&all, fd);
+    accept_stub_fail(0, 0);
+    tepal_server_unref(server);
+    peers_close(&all);
+}
+
+TEST_DRIVERS(accept, an_error_of_the_system_leaves_no_listener_deaf) {
+    static const int errors[] = {EMFILE, ENFILE, ENOBUFS, ENOMEM, EIO};
+    peers all = {.echo = true};
+    peers_open(&all);
+    tepal_server *server = peers_serve(&all);
+    const uint16_t port = server_port(server, 0);
+
+    for (size_t i = 0; i < sizeof errors / sizeof errors[0]; i++) {
+        accept_stub_fail(errors[i], 1);
+        check_echo(&all, plain_dial("127.0.0.1", port));
+        check_echo(&all, plain_dial("127.0.0.1", port));
+    }
+    CHECK_GE(all.failures, 1);
+    tepal_server_unref(server);
+    peers_close(&all);
+}
+
 /* Single connections */
+
+TEST_DRIVERS(accept, an_error_of_one_connection_is_not_the_listeners) {
+    static const int errors[] = {ECONNABORTED, EPROTO, EPERM, ENETDOWN, EHOSTUNREACH, ETIMEDOUT};
+    peers all = {.echo = true};
+    peers_open(&all);
+    tepal_server *server = peers_serve(&all);
+    const uint16_t port = server_port(server, 0);
+    const int64_t began_ns = test_now_ns();
+
+    for (size_t i = 0; i < sizeof errors / sizeof errors[0]; i++) {
+        accept_stub_fail(errors[i], 3);
+        check_echo(&all, plain_dial("127.0.0.1", port));
+    }
+    CHECK_EQ(all.failures, 0);
+    if (!test_is_slow_build()) {
+        CHECK_LT(test_now_ns() - began_ns, TEPAL_MS(600)); /* no pause was made */
+    }
+    tepal_server_unref(server);
+    peers_close(&all);
+}
 
 TEST_DRIVERS(accept, a_thousand_clients_that_reset_at_once_do_no_harm) {
     peers all = {.echo = true};

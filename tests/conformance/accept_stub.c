@@ -1,0 +1,30 @@
+/* accept4(2) for tests: see the header. The library calls it from the loop's thread alone. */
+#include "conformance/accept_stub.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+static atomic_int calls, failures, failure;
+
+void accept_stub_fail(int error, int count) {
+    atomic_store(&failure, error);
+    atomic_store(&failures, count);
+    atomic_store(&calls, 0);
+}
+
+int accept_stub_calls(void) {
+    return atomic_load(&calls);
+}
+
+int accept4(int fd, struct sockaddr *address, socklen_t *length, int flags) {
+    atomic_fetch_add(&calls, 1);
+    if (atomic_load(&failures) > 0) {
+        atomic_fetch_sub(&failures, 1);
+        errno = atomic_load(&failure);
+        return -1;
+    }
+    return (int)syscall(SYS_accept4, fd, address, length, flags);
+}
