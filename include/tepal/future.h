@@ -42,7 +42,8 @@ TEPAL_API int tepal_future_set_result(tepal_future *future, void *value, void (*
 /**
  * Give the future an error; it is copied, with its chain. A NULL text means tepal_strerror(code).
  *
- * If memory for the copy is short, code alone is kept. Returns 0, TEPAL_EDONE, or TEPAL_EINVAL for a code that is not negative.
+ * If memory for the copy is short, code alone is kept. Returns 0, TEPAL_EDONE, or TEPAL_EINVAL for a code that is not
+ * negative.
  */
 TEPAL_API int tepal_future_set_error(tepal_future *future, const tepal_error *error);
 
@@ -99,7 +100,8 @@ TEPAL_API size_t tepal_future_remove_done_callback(tepal_future *future, tepal_d
  */
 
 /**
- * A future that is done when all are, with a value of type tepal_future *const * (count of them, in order), owned by it.
+ * A future that is done when all are, with a value of type tepal_future *const * (count of them, in order), owned by
+ * it.
  *
  * If a member fails or is cancelled, the gathering takes the first such error, by time, at once (it is not cancelled
  * by that itself); the other members go on, and their errors count as retrieved. Cancelling it cancels every member.
@@ -116,8 +118,8 @@ TEPAL_API int tepal_future_first(tepal_loop *loop, tepal_future *const *futures,
 
 /**
  * A future that ends as future does, or with TEPAL_ETIMEDOUT after limit_ns (0 or negative: at once, unless it is
- * done); future is then cancelled. Its value is future's, valid as long as out. Cancelling out cancels future. The limit
- * holds even if out is given back. Returns 0, TEPAL_ENOMEM or TEPAL_ECLOSED.
+ * done); future is then cancelled. Its value is future's, valid as long as out. Cancelling out cancels future. The
+ * limit holds even if out is given back. Returns 0, TEPAL_ENOMEM or TEPAL_ECLOSED.
  */
 TEPAL_API int tepal_future_wait_for(tepal_future *future, int64_t limit_ns, tepal_future **out);
 
