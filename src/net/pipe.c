@@ -82,6 +82,18 @@ static void finish_with_code(piping *pipe, int code) {
     finish(pipe, code < 0 ? &error : NULL);
 }
 
+void tpi_pipe_forget(tepal_transport *transport) {
+    piping *pipe = of_protocol(transport->protocol);
+
+    tepal_future_ref(&pipe->future);
+    transport->flags &= ~(uint32_t)TPI_HELD_READING; /* so that nothing is asked of the driver */
+    if (pipe->late_eof.state != TPI_WORK_IDLE) {
+        tepal_future_unref(&pipe->future); /* the queue's */
+    }
+    finish_with_code(pipe, TEPAL_ECLOSED);
+    tepal_future_unref(&pipe->future);
+}
+
 static void end_writing(tepal_transport *sink) {
     if (!tepal_transport_can_write_eof(sink)) {
         tepal_transport_close(sink);

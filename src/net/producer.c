@@ -113,6 +113,13 @@ void tpi_producer_drained(tepal_transport *transport) {
     }
 }
 
+void tpi_producer_forget(tepal_transport *transport) {
+    if (transport->extras != NULL && transport->extras->pulling != NULL) {
+        transport->extras->pulling = NULL;
+        tepal_transport_unref(transport);
+    }
+}
+
 void tpi_producer_stop(tepal_transport *transport) {
     tpi_extras *extras = transport->extras;
 

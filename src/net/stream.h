@@ -210,11 +210,14 @@ void tpi_producer_pause(tepal_transport *transport);   /* writing was paused */
 void tpi_producer_resume(tepal_transport *transport);  /* writing was resumed: push producers go on */
 void tpi_producer_drained(tepal_transport *transport); /* the buffer is empty: a pull producer is asked (queued) */
 void tpi_producer_stop(tepal_transport *transport);    /* from the ready queue: unregister, and tell it */
+void tpi_producer_forget(tepal_transport *transport); /* in a forked child, where the ready queue never runs again */
 
 /* pipe.c */
 
 /* Of a transport with TPI_PIPED: where the program's own protocol is kept while the pipe's stands in its place. */
 tepal_protocol **tpi_pipe_aside(tepal_transport *transport);
+/* In a forked child: end the pipe of this source, and call nobody. */
+void tpi_pipe_forget(tepal_transport *transport);
 
 /* server.c */
 

@@ -107,7 +107,16 @@ void tpi_transport_forget(tepal_transport *transport) {
         tpi_free(loop->realloc, transport->sending);
         transport->sending = NULL;
     }
+    tpi_transport_drop_cork(transport);
     transport->flags |= TPI_CLOSING | TPI_ENDED | TPI_LOST;
+    if (transport->flags & TPI_PIPED) {
+        tpi_pipe_forget(transport);
+    }
+    tpi_producer_forget(transport);
+    tpi_flow_lost(transport, NULL);
+    if (transport->event.state != TPI_WORK_IDLE) {
+        tepal_transport_unref(transport); /* the ready queue never runs again */
+    }
     tepal_transport_unref(transport);
 }
 

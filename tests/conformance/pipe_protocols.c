@@ -1,7 +1,7 @@
 /* Pipes and the protocols they set aside: who hears what, when it is put back, and what is refused. */
 #include "conformance/plumbing.h"
 
-#include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 TEST_DRIVERS(pipe, the_sources_protocol_hears_no_data_and_no_eof_but_its_end) {
@@ -153,6 +153,126 @@ TEST_DRIVERS(pipe, its_future_tells_who_waits) {
     settle(all.loop);
     CHECK_EQ(told, 1);
     line_check_result(&all, 0, true);
+    line_close(&all);
+}
+
+static int lend_and_pipe(tepal_protocol *protocol, size_t hint, void **buffer, size_t *length) {
+    end *self = (end *)protocol;
+
+    (void)hint;
+    line_pipe(upcalled);
+    *buffer = self->buffer;
+    *length = sizeof self->buffer;
+    return 0;
+}
+
+TEST_DRIVERS(pipe, made_inside_get_buffer_takes_what_was_to_go_there) {
+    static const tepal_protocol_type type = {.size = sizeof type, .get_buffer = lend_and_pipe};
+    line all = {.reader.seed = 5};
+
+    line_open(&all);
+    all.source.protocol.type = &type;
+    CHECK_OK(tepal_transport_set_protocol(all.source.transport, &all.source.protocol, NULL));
+    upcalled = &all;
+    end_write(&all.writer, &all.reader, 100000);
+    RUN_UNTIL(all.loop, all.reader.received == 100000);
+    line_close(&all);
+}
+
+static void forward(end *self) {
+    const uint64_t more = self->received - upcalled->sink.sent;
+    end_write(&upcalled->sink, &upcalled->reader, (size_t)more);
+}
+
+TEST_DRIVERS(pipe, made_and_cancelled_at_random_it_loses_no_byte) {
+    test_set_timeout(60);
+    line all = {.reader.seed = 5, .source.seed = 5, .source.on_data = forward};
+    test_prng prng = test_prng_start(1);
+    const uint64_t total = (uint64_t)test_rounds(64, 4) << 20;
+    feed input = {0};
+
+    upcalled = &all;
+    line_open(&all);
+    feed_start(&input, &all.writer, all.reader.seed, total);
+    while (all.reader.eofs == 0) {
+        if (all.future == NULL && all.source.eofs == 0 && test_prng_below(&prng, 4) == 0) {
+            line_pipe(&all);
+        } else if (all.future != NULL && !tepal_future_is_done(all.future) && test_prng_below(&prng, 4) == 0) {
+            CHECK(tepal_future_cancel(all.future));
+            all.source.received = all.sink.sent += tepal_pipe_bytes(all.future);
+            tepal_future_unref(all.future);
+            all.future = NULL;
+        }
+        if (test_prng_below(&prng, 3) == 0) {
+            end *const ends[] = {&all.source, &all.reader};
+            end *which = ends[test_prng_below(&prng, 2)];
+            CHECK_OK(which->is_idle ? tepal_transport_resume_reading(which->transport)
+                                    : tepal_transport_pause_reading(which->transport));
+            which->is_idle = !which->is_idle;
+        }
+        if (all.source.eofs == 1 && all.source.losts == 0 && all.future == NULL) {
+            CHECK_OK(tepal_transport_write_eof(all.sink.transport));
+        }
+        CHECK_OK(tepal_loop_step(all.loop, 0));
+    }
+    CHECK_EQ(all.reader.received, total);
+    line_close(&all);
+}
+
+/* ---- Leaving ---- */
+
+TEST_DRIVERS(pipe, a_forked_child_gives_its_memory_back_and_the_parents_pipe_goes_on) {
+    line all = {.reader.seed = 5};
+    line early = {.reader.seed = 5};
+    tepal_future *room;
+    feed input = {.keep_open = true};
+    int status;
+
+    line_open(&all);
+    line_pipe(&all);
+    early.loop = all.loop;
+    line_open(&early);
+    CHECK_OK(tepal_transport_write_eof(early.writer.transport));
+    RUN_UNTIL(all.loop, early.source.eofs == 1);
+    line_pipe(&early); /* the end of this one is in the ready queue */
+    end_narrow(&all.sink, 20000);
+    CHECK_OK(tepal_transport_pause_reading(all.reader.transport));
+    end_write(&all.writer, &all.reader, 400000);
+    CHECK_OK(tepal_loop_step(all.loop, 0));
+    CHECK_OK(tepal_loop_step(all.loop, 0));
+    CHECK(all.sink.is_paused);
+    CHECK_OK(tepal_transport_drain(all.sink.transport, &room));
+    feed_start(&input, &all.source, 6, 100000);
+    end_write(&all.reader, &all.sink, 10); /* in the cork */
+
+    const pid_t child = fork();
+    CHECK_GE(child, 0);
+    if (child == 0) {
+        tepal_future_unref(room);
+        tepal_future_unref(early.future);
+        end *const ends[] = {&early.writer, &early.source, &early.sink, &early.reader};
+        for (int i = 0; i < 4; i++) {
+            end_free(ends[i]);
+        }
+        CHECK_OK(tepal_loop_close(all.loop));
+        CHECK_EQ(all.source.losts + all.sink.losts, 0);
+        line_check_failed(&all, TEPAL_ECLOSED);
+        line_close(&all);
+        CHECK_EQ(test_alloc_live(), 0);
+        _exit(0);
+    }
+    CHECK_EQ(waitpid(child, &status, 0), child);
+    CHECK(WIFEXITED(status));
+    CHECK_EQ(WEXITSTATUS(status), 0);
+    all.writer.seed = 6;
+    CHECK_OK(tepal_transport_resume_reading(all.reader.transport));
+    RUN_UNTIL(all.loop, all.reader.received == 400000 && early.reader.eofs == 1 && all.writer.received == 100000);
+    tepal_future_unref(room);
+    tepal_future_unref(early.future);
+    end *const ends[] = {&early.writer, &early.source, &early.sink, &early.reader};
+    for (int i = 0; i < 4; i++) {
+        end_free(ends[i]);
+    }
     line_close(&all);
 }
 

@@ -45,6 +45,7 @@ struct end {
     int lost_code;     /* of connection_lost: 0 when clean */
     bool close_at_eof; /* else it stays half-open */
     bool is_paused;    /* by pause_writing */
+    bool is_idle;      /* the test's: it has paused reading */
     void (*on_data)(end *self);
     void (*on_pause)(end *self);
     uint8_t buffer[4096]; /* of those with get_buffer */
