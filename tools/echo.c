@@ -44,7 +44,7 @@ static bool parse(echo_server *self, int argument_count, char **arguments, int *
         option_number("workers", "N", &self->workers_wanted, 1, WORKERS_MAX,
                       "threads with a loop each; they share every address (1)"),
         option_text("driver", "NAME", &self->driver, "epoll or poll (the best there is, or $TEPAL_DRIVER)"),
-        option_seconds("grace", &self->grace_ns, 1, 3600000, "how long peers may take to read the rest at the end (5)"),
+        option_seconds("grace", &self->grace_ns, 1, 3600000, "how long stopping may take before peers are cut off (5)"),
         option_flag("stats", &self->stats, "print counters at the end, a name and a number a line"),
     };
     if (!options_parse(&echo_text, options, sizeof options / sizeof options[0], argument_count, arguments, status))

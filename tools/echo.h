@@ -17,7 +17,7 @@ typedef struct echo_counters {
 } echo_counters;
 
 /* Stopping goes one way, from one step to the next (echo_worker.c tells what each waits for). */
-typedef enum echo_stage { ECHO_SERVING, ECHO_SETTLING, ECHO_CLOSING, ECHO_ABORTED } echo_stage;
+typedef enum echo_stage { ECHO_SERVING, ECHO_SETTLING, ECHO_ENDING, ECHO_CLOSING, ECHO_ABORTED } echo_stage;
 
 typedef struct echo_worker {
     /* First, so that a connection, whose first word points here, finds its worker without a pointer of its own. */

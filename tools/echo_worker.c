@@ -5,9 +5,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-/* While stopping: the time between two looks at whether anything still comes in, and how long that may go on. */
-#define SETTLE_STEP_NS TEPAL_MS(20)
-#define SETTLE_LIMIT_NS TEPAL_SEC(1)
+/* While stopping: the time between two looks at whether anything still comes in. */
+#define STEP_NS TEPAL_MS(20)
 
 /* As small as it can be: there may be very many. */
 typedef struct connection {
@@ -43,6 +42,8 @@ static int data_received(tepal_protocol *protocol, const void *data, size_t leng
     connection *self = (connection *)protocol;
     echo_worker *worker = worker_of(self);
     worker->counters.reads++;
+    if (worker->stage >= ECHO_ENDING) /* this peer still has not stopped: all it gets now is our end */
+        return tepal_transport_write_eof(self->transport);
     worker->counters.bytes += length;
     return tepal_transport_write(self->transport, data, length);
 }
@@ -93,12 +94,20 @@ static void abort_connections(echo_worker *self) {
     each_server(self, tepal_server_abort_clients);
 }
 
-/* Settling: what the peers had sent when the stop came may still be in the kernel, so connections are closed only
- * after a step in which nothing came and nobody waits for a slow peer. Peers that go on sending for ever are cut off
- * when the limit is over. Closing: close() sends what is buffered; those who do not take it are aborted in the end. */
+static void enter_closing(echo_worker *self, int64_t now_ns) {
+    int64_t end_ns = self->stop_ns + self->grace_ns;
+    self->stage = ECHO_CLOSING;
+    each_server(self, tepal_server_close_clients);
+    tepal_timer_start(self->loop, &self->step, end_ns > now_ns ? end_ns : now_ns + STEP_NS);
+}
+
+/* Settling: what the peers had sent when the stop came may still be in the kernel, so it goes on being echoed until a
+ * step in which nothing came and nobody waits for a slow peer.
+ * Ending: for peers that have not stopped sending by half of the grace time. They are told of our end and what they send
+ * is dropped, until nothing comes; closing a connection with unread input might reset it and lose what was echoed.
+ * Closing: close() sends what is buffered. Those who have not taken it when the grace time is over are aborted. */
 static void take_step(tepal_work *work, int status) {
     echo_worker *self = (echo_worker *)((char *)work - offsetof(echo_worker, step.work));
-    int64_t now_ns = tepal_loop_time(self->loop);
     if (status < 0)
         return;
     if (self->stage == ECHO_CLOSING) {
@@ -107,15 +116,17 @@ static void take_step(tepal_work *work, int status) {
         abort_connections(self);
         return;
     }
+    int64_t now_ns = tepal_loop_time(self->loop);
+    int64_t taken_ns = now_ns - self->stop_ns;
     bool quiet = self->counters.reads == self->reads_seen && self->paused == 0;
     self->reads_seen = self->counters.reads;
-    if (!quiet && now_ns - self->stop_ns < SETTLE_LIMIT_NS) {
-        tepal_timer_start(self->loop, &self->step, now_ns + SETTLE_STEP_NS);
+    if (quiet || taken_ns >= self->grace_ns) {
+        enter_closing(self, now_ns);
         return;
     }
-    self->stage = ECHO_CLOSING;
-    each_server(self, tepal_server_close_clients);
-    tepal_timer_start(self->loop, &self->step, now_ns + self->grace_ns);
+    if (taken_ns >= self->grace_ns / 2)
+        self->stage = ECHO_ENDING;
+    tepal_timer_start(self->loop, &self->step, now_ns + STEP_NS);
 }
 
 void echo_worker_stop(void *worker) {
@@ -131,7 +142,7 @@ void echo_worker_stop(void *worker) {
     if (self->alive == 0)
         tepal_loop_stop(self->loop);
     else
-        tepal_timer_start(self->loop, &self->step, self->stop_ns + SETTLE_STEP_NS);
+        tepal_timer_start(self->loop, &self->step, self->stop_ns + STEP_NS);
 }
 
 int echo_worker_init(echo_worker *self, const char *driver, int64_t grace_ns) {

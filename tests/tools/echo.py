@@ -170,6 +170,31 @@ def a_signal_lets_what_is_under_way_arrive(driver):
         assert server.wait() == 0, server.error_text()
 
 
+def a_peer_that_never_stops_sending_gets_an_end(driver):
+    server = Echo(driver, "--grace", "2", "--stats")
+    with server.dial() as peer:
+        began = threading.Event()
+
+        def send():
+            try:
+                while True:
+                    peer.sendall(TEXT[:10007])
+                    began.set()
+            except OSError:  # the server is gone
+                pass
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        began.wait()
+        server.signal()
+        length = 0
+        while part := peer.recv(65536):
+            length += len(part)
+    sender.join()  # sending fails now
+    assert server.wait() == 0 and server.error_text() == "", server.error_text()
+    assert f"bytes            {length}" in server.rest(), f"of what was echoed only {length} bytes came"
+
+
 def a_peer_that_never_reads_is_cut_off_in_the_end(driver):
     server = Echo(driver, "--grace", "0.2")
     with server.dial() as peer:
@@ -249,6 +274,7 @@ TESTS = {test.__name__: test for test in (
     workers_share_a_unix_path,
     an_idle_connection_ends_with_the_server,
     a_signal_lets_what_is_under_way_arrive,
+    a_peer_that_never_stops_sending_gets_an_end,
     a_peer_that_never_reads_is_cut_off_in_the_end,
     a_second_signal_ends_it_at_once,
     an_address_in_use_is_explained,
