@@ -225,6 +225,9 @@ static inline void tpi_driver_notify(tpi_driver *driver) {
 /* The drivers built in, best first, ended by NULL (probe.c). */
 extern const tpi_driver_ops *const tpi_drivers[];
 
+/* One more, chosen by its name alone, for tests. NULL: none. */
+extern const tpi_driver_ops *tpi_extra_driver;
+
 /*
  * Make the driver with this name, or with NULL the one that TEPAL_DRIVER names, or the best that works here. Returns 0,
  * TEPAL_EINVAL for a name that is not known, or the error of the driver that was named.

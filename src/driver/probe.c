@@ -9,6 +9,7 @@
 #include <string.h>
 
 const tpi_driver_ops *const tpi_drivers[] = {&tpi_epoll_driver, &tpi_poll_driver, NULL};
+const tpi_driver_ops *tpi_extra_driver;
 
 int tpi_driver_new(tpi_driver **driver, const char *name, const tpi_driver_options *options) {
     if (name == NULL) {
@@ -19,6 +20,9 @@ int tpi_driver_new(tpi_driver **driver, const char *name, const tpi_driver_optio
             if (strcmp(tpi_drivers[i]->name, name) == 0) {
                 return tpi_drivers[i]->create(driver, options);
             }
+        }
+        if (tpi_extra_driver != NULL && strcmp(tpi_extra_driver->name, name) == 0) {
+            return tpi_extra_driver->create(driver, options);
         }
         return TEPAL_EINVAL;
     }

@@ -4,5 +4,6 @@
 const char *const test_driver_table[] = {
     "epoll",
     "poll",
+    "late", /* tests/conformance/late_driver.c */
     NULL,
 };

@@ -80,7 +80,9 @@ TEST(bad, fails_in_a_child_that_nobody_asks) {
 }
 
 TEST_DRIVERS(bad, fails_on_one_driver) {
-    CHECK_STR(test_driver(), "epoll");
+    if (strcmp(test_driver(), "late") != 0) {
+        CHECK_STR(test_driver(), "epoll");
+    }
 }
 
 TEST(good, passes) {
