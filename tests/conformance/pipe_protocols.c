@@ -219,6 +219,39 @@ TEST_DRIVERS(pipe, made_and_cancelled_at_random_it_loses_no_byte) {
     line_close(&all);
 }
 
+/* A filter that has all it is asked to do done by the layers beside it. */
+static int64_t pass_up(tepal_filter *self, const void *data, size_t length) {
+    return tepal_filter_up_received(self, data, length);
+}
+
+static int pass_down(tepal_filter *self, const struct iovec *pieces, size_t count) {
+    return tepal_filter_down_write(self, pieces, count);
+}
+
+TEST_DRIVERS(pipe, moves_every_byte_between_transports_with_filters) {
+    static const tepal_filter_type type = {.size = sizeof type, .received = pass_up, .write = pass_down};
+    tepal_filter filters[] = {{.type = &type}, {.type = &type}, {.type = &type}};
+    line all = {.reader.seed = 5};
+    feed input = {0};
+
+    line_open(&all);
+    end_narrow(&all.sink, 30000);
+    CHECK_OK(tepal_transport_push_filter(all.source.transport, &filters[0], NULL));
+    CHECK_OK(tepal_transport_push_filter(all.source.transport, &filters[1], NULL));
+    CHECK_OK(tepal_transport_push_filter(all.sink.transport, &filters[2], NULL));
+    line_pipe(&all);
+    CHECK_OK(tepal_transport_pause_reading(all.reader.transport));
+    feed_start(&input, &all.writer, all.reader.seed, 4 << 20);
+    settle(all.loop);
+    CHECK_LE(tepal_transport_write_buffer_size(all.sink.transport), 30000 + 73728);
+    CHECK(!tepal_transport_is_reading(all.source.transport));
+    CHECK_OK(tepal_transport_resume_reading(all.reader.transport));
+    RUN_UNTIL(all.loop, all.reader.eofs == 1);
+    CHECK_EQ(all.reader.received, 4 << 20);
+    line_check_result(&all, 4 << 20, true);
+    line_close(&all);
+}
+
 /* ---- Leaving ---- */
 
 TEST_DRIVERS(pipe, a_forked_child_gives_its_memory_back_and_the_parents_pipe_goes_on) {

@@ -221,6 +221,64 @@ TEST_DRIVERS(producer, a_pull_producer_waits_for_what_others_have_written) {
     end_free(&b);
 }
 
+/* A filter that passes everything on. */
+static int pass_on(tepal_filter *self, const struct iovec *pieces, size_t count) {
+    return tepal_filter_down_write(self, pieces, count);
+}
+
+TEST_DRIVERS(producer, a_pull_producer_is_asked_again_over_a_filter) {
+    static const tepal_filter_type type = {.size = sizeof type, .write = pass_on};
+    tepal_filter filter = {.type = &type};
+    tepal_loop *loop = plumbing_quiet_loop();
+    end a = {0};
+    end b = {.seed = 2};
+    end_pair(loop, &a, &b);
+    feed pull = {.portion = 1000};
+
+    CHECK_OK(tepal_transport_push_filter(a.transport, &filter, NULL));
+    feed_start(&pull, &a, b.seed, 1 << 20);
+    RUN_UNTIL(loop, b.eofs == 1);
+    CHECK_EQ(b.received, 1 << 20);
+    plumbing_close(loop);
+    end_free(&a);
+    end_free(&b);
+}
+
+static void count_release(void *argument, int status) {
+    CHECK_OK(status);
+    *(int *)argument += 1;
+}
+
+static int releases;
+
+static void write_owned(recorder *self, int upcall) {
+    static const char text[] = "portion";
+    const struct iovec piece = {.iov_base = (void *)(uintptr_t)text, .iov_len = sizeof text};
+
+    (void)upcall;
+    if (self->told[RESUME] == 10) {
+        unregister(self);
+    }
+    CHECK_OK(tepal_transport_write_owned(self->to->transport, &piece, 1, count_release, &releases));
+}
+
+TEST_DRIVERS(producer, a_pull_producer_of_owned_writes_is_asked_again) {
+    tepal_loop *loop = plumbing_quiet_loop();
+    end a = {0};
+    end b = {.on_data = NULL};
+    end_pair(loop, &a, &b);
+    CHECK_OK(tepal_transport_pause_reading(b.transport));
+    recorder pull = recorder_of(&a, false);
+    pull.act = write_owned;
+    pull.act_in = RESUME;
+
+    start(&pull);
+    RUN_UNTIL(loop, releases == 10);
+    plumbing_close(loop);
+    end_free(&a);
+    end_free(&b);
+}
+
 TEST_DRIVERS(producer, one_unregistered_before_it_is_asked_hears_nothing) {
     tepal_loop *loop = plumbing_loop();
     end a = {0};
