@@ -34,7 +34,8 @@ static int received_in_pieces(tepal_protocol *self, const void *data, size_t len
     size_t piece = serve_piece(length, options.pieces);
     int code = 0;
     for (size_t done = 0; done < length && code == 0; done += piece)
-        code = tepal_transport_write(transport, (const char *)data + done, length - done < piece ? length - done : piece);
+        code =
+            tepal_transport_write(transport, (const char *)data + done, length - done < piece ? length - done : piece);
     return code;
 }
 

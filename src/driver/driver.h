@@ -36,17 +36,20 @@ struct tpi_object {
     const tpi_upcalls *up;
     tpi_object *next;           /* driver: list of objects with something left to deliver */
     const tpi_message *sending; /* driver: the message of a PENDING send; NULL: none */
-    int fd;                     /* read only for the owner; -1 once closed or released */
-    uint8_t kind;               /* driver: tpi_kind, 0 while not open */
-    bool direct;                /* owner: ask up->get_buffer for a place before reading */
-    bool borrowed;              /* owner: abandon() must not close the descriptor */
-    uint32_t bits;              /* driver */
+    union {
+        struct {
+            uint8_t kind;  /* driver: tpi_kind, 0 while not open */
+            bool direct;   /* owner: ask up->get_buffer for a place before reading */
+            bool borrowed; /* owner: abandon() must not close the descriptor */
+            uint8_t spare;
+            uint32_t bits; /* driver */
+        };
+        uint64_t state; /* all of that, to be compared at once */
+    };
+    int fd; /* read only for the owner; -1 once closed or released */
 };
 
-/*
- * Output. The pieces and the message itself must stay as they are until sent(), if send() answered PENDING, or until
- * closed(). With now set they are good for the call alone: PENDING then means that nothing was taken or kept.
- */
+/* Output for send(). The pieces and the message itself must stay as they are until sent() or closed(). */
 struct tpi_message {
     const struct iovec *pieces;
     size_t count;
@@ -54,7 +57,6 @@ struct tpi_message {
     const void *control;          /* sendmsg(2)'s control data: descriptors to pass, say; NULL: none */
     size_t control_length;
     int flags; /* sendmsg(2)'s; MSG_NOSIGNAL is always added */
-    bool now;
 };
 
 /* What a driver tells an object's owner, only from dispatch(). After close() or release() only closed() or released(). */
@@ -179,9 +181,12 @@ typedef struct tpi_driver_ops {
     void (*read_start)(tpi_driver *driver, tpi_object *object); /* idempotent; never calls up inside */
     void (*read_stop)(tpi_driver *driver, tpi_object *object);  /* idempotent; from its return no data, eof or error */
     /*
-     * Bytes taken now (1 or more, perhaps fewer than all), PENDING, or an error. Never while one is PENDING. A message
-     * of no bytes is not sent.
+     * All three answer with the bytes taken now (1 or more, perhaps fewer than all), PENDING, or an error, and never come while
+     * a send is PENDING. The offers look at the caller's memory during the call alone: PENDING means that nothing was
+     * taken, and no sent() follows. With send() it means that the driver holds the message, and sent() will tell.
      */
+    int64_t (*offer)(tpi_driver *driver, tpi_object *object, const void *data, size_t length);
+    int64_t (*offer_pieces)(tpi_driver *driver, tpi_object *object, const struct iovec *pieces, size_t count);
     int64_t (*send)(tpi_driver *driver, tpi_object *object, const tpi_message *message);
     void (*flush)(tpi_driver *driver);                       /* submit what is queued, without waiting */
     int (*shutdown)(tpi_driver *driver, tpi_object *object); /* FIN; no send may be PENDING */

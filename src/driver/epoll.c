@@ -16,8 +16,8 @@
 typedef struct tpi_epoll {
     tpi_readiness readiness; /* first */
     int epoll_fd;
-    bool whole_milliseconds; /* the kernel has no epoll_pwait2(2) */
-    unsigned next, count;    /* events taken and not delivered: [next, count) */
+    bool whole_milliseconds;              /* the kernel has no epoll_pwait2(2) */
+    const struct epoll_event *next, *end; /* events taken and not delivered */
     struct epoll_event events[BATCH];
 } tpi_epoll;
 
@@ -58,10 +58,10 @@ static int wait_milliseconds(tpi_epoll *epoll, int64_t timeout_ns) {
 
 static int wait_for_events(tpi_readiness *readiness, int64_t timeout_ns) {
     tpi_epoll *epoll = (tpi_epoll *)readiness;
-    if (epoll->next < epoll->count) {
+    if (epoll->next < epoll->end) {
         return 0; /* interrupted: those come first */
     }
-    epoll->next = epoll->count = 0;
+    epoll->next = epoll->end = epoll->events;
     int count;
     if (timeout_ns <= 0 || epoll->whole_milliseconds) {
         count = wait_milliseconds(epoll, timeout_ns);
@@ -76,24 +76,22 @@ static int wait_for_events(tpi_readiness *readiness, int64_t timeout_ns) {
     if (count < 0) {
         return errno == EINTR ? 0 : TEPAL_SYSTEM(errno);
     }
-    epoll->count = (unsigned)count;
+    epoll->end = epoll->events + count;
     return 0;
 }
 
 static void deliver(tpi_readiness *readiness) {
     tpi_epoll *epoll = (tpi_epoll *)readiness;
-    while (epoll->next < epoll->count && !readiness->driver.interrupted) {
-        const struct epoll_event *event = &epoll->events[epoll->next++];
-        if (__builtin_expect(event->data.u64 != TPI_WAKE_TAG, 1)) {
-            tpi_readiness_event(readiness, event->data.u64, event->events);
-        }
+    while (epoll->next < epoll->end && !readiness->driver.interrupted) {
+        const struct epoll_event *event = epoll->next++;
+        tpi_readiness_edge(readiness, event->data.u64, event->events);
     }
 }
 
 /* The wake-up descriptor is an edge: every write makes a new one, so nobody needs to read it. */
 static int register_wake(tpi_epoll *epoll) {
     return control(&epoll->readiness, EPOLL_CTL_ADD, epoll->readiness.wake_fd, EPOLLIN | (uint32_t)EPOLLET,
-                   TPI_WAKE_TAG);
+                   TPI_WAKE_TAG(epoll->readiness.wake_fd));
 }
 
 /* A new set under the old number, so that who waits on poll_fd need not learn another. */
@@ -167,7 +165,7 @@ static void abandon(tpi_driver *driver) {
 
 static int after_fork(tpi_driver *driver) {
     tpi_epoll *epoll = (tpi_epoll *)driver;
-    epoll->next = epoll->count = 0; /* the parent's */
+    epoll->next = epoll->end = epoll->events; /* the parent's */
     int code = tpi_readiness_after_fork(&epoll->readiness);
     return code < 0 ? code : rebuild(&epoll->readiness);
 }

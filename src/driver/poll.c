@@ -188,7 +188,7 @@ static int create(tpi_driver **driver, const tpi_driver_options *options) {
         tpi_free(options->realloc, poll);
         return code;
     }
-    code = add(&poll->readiness, poll->readiness.wake_fd, POLLIN, false, TPI_WAKE_TAG);
+    code = add(&poll->readiness, poll->readiness.wake_fd, POLLIN, false, TPI_WAKE_TAG(poll->readiness.wake_fd));
     if (code < 0) {
         destroy(&poll->readiness.driver);
         return code;

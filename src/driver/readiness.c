@@ -36,6 +36,12 @@ int tpi_readiness_init(tpi_readiness *readiness, const tpi_driver_ops *ops, cons
         tpi_free(options->realloc, readiness->scratch);
         return code;
     }
+    int code = tpi_slot_reserve(readiness, readiness->wake_fd); /* its events are looked up like all others */
+    if (code < 0) {
+        close(readiness->wake_fd);
+        tpi_free(options->realloc, readiness->scratch);
+        return code;
+    }
     tpi_offload_init(&readiness->offload, &readiness->driver, options->threads);
     return 0;
 }
@@ -276,7 +282,9 @@ void tpi_readiness_event(tpi_readiness *readiness, uint64_t tag, uint32_t events
     const tpi_slot *slot = &readiness->slots[(uint32_t)tag];
     tpi_object *object = slot->object;
     if (__builtin_expect(slot->generation != tag >> 32 || object == NULL, 0)) {
-        stale_event(readiness);
+        if (tag != TPI_WAKE_TAG(readiness->wake_fd)) {
+            stale_event(readiness);
+        }
         return;
     }
     readiness->stale = 0;

@@ -67,10 +67,12 @@ enum {
     TPI_SAY_CLOSED = 1 << 11,
     TPI_REGISTERED = 1 << 12, /* with the poller */
     TPI_ADOPTED = 1 << 13,    /* the descriptor may have duplicates: take it out of the poller before closing */
+    TPI_LEVELS = 1 << 14,     /* the poller reports levels only */
     TPI_EVENTS_SHIFT = 16     /* a watch's TEPAL_READABLE and TEPAL_WRITABLE; with levels, the events registered */
 };
 
-#define TPI_WAKE_TAG UINT64_MAX
+/* Of the wake-up descriptor; no slot's generation matches it. */
+#define TPI_WAKE_TAG(fd) ((uint64_t)UINT32_MAX << 32 | (uint32_t)(fd))
 
 static inline uint64_t tpi_readiness_tag(const tpi_readiness *readiness, int fd) {
     return (uint64_t)readiness->slots[fd].generation << 32 | (uint32_t)fd;
@@ -92,6 +94,39 @@ int tpi_readiness_register_all(tpi_readiness *readiness);
 /* An event of the poller's. */
 void tpi_readiness_event(tpi_readiness *readiness, uint64_t tag, uint32_t events);
 
+/* A stream that waits for bytes, has nothing in flight, and for which a short read means that none is left. */
+#define TPI_QUICK_STATE                                                                                                \
+    (((tpi_object){.kind = TPI_STREAM, .bits = TPI_WANT_READ | TPI_SHORT_IS_EMPTY | TPI_REGISTERED | TPI_WRITEABLE})   \
+         .state)
+
+/* What a quick read has left to do: a full buffer, part of the data unused, no data, an error. */
+void tpi_readiness_quick_read_ended(tpi_readiness *readiness, tpi_object *object, ssize_t count, size_t used);
+
+/*
+ * tpi_readiness_event(), with the common case in line and by the shortest way: bytes for a stream in the quick state.
+ * For pollers that report edges.
+ */
+static inline void tpi_readiness_edge(tpi_readiness *readiness, uint64_t tag, uint32_t events) {
+    const tpi_slot *slot = &readiness->slots[(uint32_t)tag];
+    tpi_object *object = slot->object;
+    if (__builtin_expect(slot->generation != tag >> 32 || (events & ~(uint32_t)POLLOUT) != POLLIN ||
+                             object->state != TPI_QUICK_STATE,
+                         0)) {
+        tpi_readiness_event(readiness, tag, events);
+        return;
+    }
+    size_t size = readiness->scratch_bytes;
+    ssize_t count = recv(object->fd, readiness->scratch, size, 0);
+    size_t used = 0;
+    if (__builtin_expect((size_t)count - 1 < size - 1, 1)) {
+        used = object->up->data(object, readiness->scratch, (size_t)count);
+        if (__builtin_expect(used == (size_t)count, 1)) {
+            return;
+        }
+    }
+    tpi_readiness_quick_read_ended(readiness, object, count, used);
+}
+
 /* accept.c */
 void tpi_readiness_accept(tpi_readiness *readiness, tpi_object *object);
 
@@ -103,11 +138,11 @@ void tpi_readiness_accept(tpi_readiness *readiness, tpi_object *object);
     .release = tpi_readiness_release, .close = tpi_readiness_close, .bind = tpi_readiness_bind,                        \
     .listen = tpi_readiness_listen, .accept_start = tpi_readiness_accept_start,                                        \
     .accept_stop = tpi_readiness_accept_stop, .connect = tpi_readiness_connect,                                        \
-    .read_start = tpi_readiness_read_start, .read_stop = tpi_readiness_read_stop, .send = tpi_readiness_send,          \
-    .flush = tpi_readiness_flush, .shutdown = tpi_readiness_shutdown, .watch = tpi_readiness_watch,                    \
-    .unwatch = tpi_readiness_unwatch, .query = tpi_readiness_query, .set = tpi_readiness_set,                          \
-    .wait = tpi_readiness_wait, .dispatch = tpi_readiness_dispatch, .wake = tpi_readiness_wake,                        \
-    .each = tpi_readiness_each
+    .read_start = tpi_readiness_read_start, .read_stop = tpi_readiness_read_stop, .offer = tpi_readiness_offer,        \
+    .offer_pieces = tpi_readiness_offer_pieces, .send = tpi_readiness_send, .flush = tpi_readiness_flush,              \
+    .shutdown = tpi_readiness_shutdown, .watch = tpi_readiness_watch, .unwatch = tpi_readiness_unwatch,                \
+    .query = tpi_readiness_query, .set = tpi_readiness_set, .wait = tpi_readiness_wait,                                \
+    .dispatch = tpi_readiness_dispatch, .wake = tpi_readiness_wake, .each = tpi_readiness_each
 
 int64_t tpi_readiness_now(tpi_driver *driver);
 uint64_t tpi_readiness_random(tpi_driver *driver);
@@ -126,6 +161,8 @@ void tpi_readiness_accept_stop(tpi_driver *driver, tpi_object *object);
 int tpi_readiness_connect(tpi_driver *driver, tpi_object *object, const tepal_address *address);
 void tpi_readiness_read_start(tpi_driver *driver, tpi_object *object);
 void tpi_readiness_read_stop(tpi_driver *driver, tpi_object *object);
+int64_t tpi_readiness_offer(tpi_driver *driver, tpi_object *object, const void *data, size_t length);
+int64_t tpi_readiness_offer_pieces(tpi_driver *driver, tpi_object *object, const struct iovec *pieces, size_t count);
 int64_t tpi_readiness_send(tpi_driver *driver, tpi_object *object, const tpi_message *message);
 void tpi_readiness_flush(tpi_driver *driver);
 int tpi_readiness_shutdown(tpi_driver *driver, tpi_object *object);

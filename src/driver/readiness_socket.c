@@ -18,8 +18,9 @@ static bool is_tcp(int fd) {
 }
 
 /* When a read that did not fill its buffer has left nothing: DESIGN section 4 names the case; levels are asked again. */
-static uint32_t short_is_empty(const tpi_readiness *readiness, bool tcp) {
-    return tcp || readiness->poller->levels ? TPI_SHORT_IS_EMPTY : 0;
+static uint32_t first_bits(const tpi_readiness *readiness, bool tcp) {
+    uint32_t levels = readiness->poller->levels ? TPI_LEVELS : 0;
+    return (tcp || levels ? TPI_SHORT_IS_EMPTY : 0) | levels;
 }
 
 static int bind_object(tpi_readiness *readiness, tpi_object *object, int fd, tpi_kind kind) {
@@ -46,7 +47,7 @@ int tpi_readiness_open(tpi_driver *driver, tpi_object *object, tpi_kind kind, in
         close(fd);
         return code;
     }
-    object->bits = short_is_empty(readiness, family == AF_INET || family == AF_INET6);
+    object->bits = first_bits(readiness, family == AF_INET || family == AF_INET6);
     return 0;
 }
 
@@ -87,7 +88,7 @@ int tpi_readiness_adopt(tpi_driver *driver, tpi_object *object, int fd, tpi_kind
     if (code < 0) {
         return code;
     }
-    object->bits = short_is_empty(readiness, kind == TPI_STREAM && is_tcp(fd)) | (accepted ? 0 : TPI_ADOPTED);
+    object->bits = first_bits(readiness, kind == TPI_STREAM && is_tcp(fd)) | (accepted ? 0 : TPI_ADOPTED);
     if (kind == TPI_STREAM) {
         object->bits |= TPI_WRITEABLE; /* try first; what is readable comes as the first edge */
         code = tpi_readiness_register(readiness, object);

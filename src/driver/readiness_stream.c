@@ -78,10 +78,17 @@ static bool still_reading(const tpi_object *object) {
     return (object->bits & TPI_WANT_READ) != 0;
 }
 
+static __attribute__((noinline)) void keep_rest(tpi_readiness *readiness, tpi_object *object, const uint8_t *data,
+                                                size_t length) {
+    if (!(object->bits & TPI_SAY_CLOSED)) {
+        hold(readiness, object, data, length);
+    }
+}
+
 static void deliver(tpi_readiness *readiness, tpi_object *object, const uint8_t *data, size_t length) {
     size_t used = object->up->data(object, data, length);
-    if (__builtin_expect(used < length, 0) && !(object->bits & TPI_SAY_CLOSED)) {
-        hold(readiness, object, data + used, length - used);
+    if (__builtin_expect(used < length, 0)) {
+        keep_rest(readiness, object, data + used, length - used);
     }
 }
 
@@ -94,37 +101,8 @@ static void deliver_held(tpi_readiness *readiness, tpi_object *object) {
     tpi_held_free(readiness, held);
 }
 
-/* One recv(2) and its upcall. Whether another one may find more. */
-static bool read_once(tpi_readiness *readiness, tpi_object *object) {
-    void *buffer = readiness->scratch;
-    size_t size = readiness->scratch_bytes;
-    bool lent = false;
-    if (__builtin_expect(object->direct, 0)) {
-        void *theirs = NULL;
-        size_t length = 0;
-        object->up->get_buffer(object, size, &theirs, &length);
-        if (!still_reading(object)) {
-            return false;
-        }
-        if (length > 0) {
-            buffer = theirs;
-            size = length;
-            lent = true;
-        }
-    }
-    ssize_t count = recv(object->fd, buffer, size, 0);
-    if (__builtin_expect(count > 0, 1)) {
-        bool more = (size_t)count == size || !(object->bits & TPI_SHORT_IS_EMPTY);
-        if (!more) {
-            object->bits &= ~(uint32_t)TPI_READABLE;
-        }
-        if (lent) {
-            object->up->filled(object, (size_t)count);
-        } else {
-            deliver(readiness, object, buffer, (size_t)count);
-        }
-        return more;
-    }
+/* What recv(2) said when it gave no bytes. Whether to try again. */
+static bool read_nothing(tpi_object *object, ssize_t count) {
     if (count == 0) {
         object->bits = (object->bits & ~(uint32_t)(TPI_WANT_READ | TPI_READABLE)) | TPI_AT_EOF;
         object->up->eof(object);
@@ -141,6 +119,52 @@ static bool read_once(tpi_readiness *readiness, tpi_object *object) {
     return true;
 }
 
+/* Read into a buffer of the owner's. *asked: it lent one. Whether another read may find more. */
+static bool read_direct(tpi_readiness *readiness, tpi_object *object, bool *asked) {
+    void *buffer = NULL;
+    size_t size = 0;
+    object->up->get_buffer(object, readiness->scratch_bytes, &buffer, &size);
+    if (!still_reading(object)) {
+        *asked = true;
+        return false;
+    }
+    if (size == 0) {
+        return false;
+    }
+    *asked = true;
+    ssize_t count = recv(object->fd, buffer, size, 0);
+    if (count <= 0) {
+        return read_nothing(object, count);
+    }
+    bool more = (size_t)count == size || !(object->bits & TPI_SHORT_IS_EMPTY);
+    if (!more) {
+        object->bits &= ~(uint32_t)TPI_READABLE;
+    }
+    object->up->filled(object, (size_t)count);
+    return more;
+}
+
+/* One recv(2) and its upcall. Whether another one may find more. */
+static bool read_once(tpi_readiness *readiness, tpi_object *object) {
+    if (__builtin_expect(object->direct, 0)) {
+        bool asked = false;
+        bool more = read_direct(readiness, object, &asked);
+        if (asked) {
+            return more;
+        }
+    }
+    ssize_t count = recv(object->fd, readiness->scratch, readiness->scratch_bytes, 0);
+    if (__builtin_expect(count <= 0, 0)) {
+        return read_nothing(object, count);
+    }
+    bool more = (size_t)count == readiness->scratch_bytes || !(object->bits & TPI_SHORT_IS_EMPTY);
+    if (!more) {
+        object->bits &= ~(uint32_t)TPI_READABLE;
+    }
+    deliver(readiness, object, readiness->scratch, (size_t)count);
+    return more;
+}
+
 static void read_some(tpi_readiness *readiness, tpi_object *object) {
     for (unsigned budget = readiness->read_budget; budget > 0; budget--) {
         if (!read_once(readiness, object) || !still_reading(object)) {
@@ -153,47 +177,83 @@ static void read_some(tpi_readiness *readiness, tpi_object *object) {
     tpi_readiness_list(readiness, object);
 }
 
-/* Send as much as the kernel takes of as many pieces as one call may have. */
-static int64_t send_now(tpi_object *object, const tpi_message *message) {
-    ssize_t count;
-    do {
-        if (__builtin_expect(message->count == 1 && message->address == NULL && message->control == NULL, 1)) {
-            count =
-                send(object->fd, message->pieces->iov_base, message->pieces->iov_len, message->flags | MSG_NOSIGNAL);
-        } else {
-            struct msghdr header = {
-                .msg_name = message->address == NULL ? NULL : (void *)(uintptr_t)&message->address->storage,
-                .msg_namelen = message->address == NULL ? 0 : message->address->length,
-                .msg_iov = (struct iovec *)(uintptr_t)message->pieces,
-                .msg_iovlen = message->count > IOV_MAX ? IOV_MAX : message->count,
-                .msg_control = (void *)(uintptr_t)message->control,
-                .msg_controllen = message->control_length,
-            };
-            count = sendmsg(object->fd, &header, message->flags | MSG_NOSIGNAL);
-        }
-    } while (count < 0 && errno == EINTR);
+static int64_t send_result(ssize_t count) {
     return count >= 0 ? count : errno == EAGAIN ? TPI_PENDING : TEPAL_SYSTEM(errno);
 }
 
-int64_t tpi_readiness_send(tpi_driver *driver, tpi_object *object, const tpi_message *message) {
-    if (__builtin_expect(object->bits & TPI_WRITEABLE, 1)) {
-        int64_t count = send_now(object, message);
-        if (__builtin_expect(count != TPI_PENDING, 1)) {
-            return count;
-        }
-        object->bits &= ~(uint32_t)TPI_WRITEABLE;
+/* As much as the kernel takes of as many pieces as one call may have. */
+static int64_t send_pieces(tpi_object *object, const struct iovec *pieces, size_t count) {
+    struct msghdr header = {.msg_iov = (struct iovec *)(uintptr_t)pieces,
+                            .msg_iovlen = count > IOV_MAX ? IOV_MAX : count};
+    ssize_t sent;
+    do {
+        sent = sendmsg(object->fd, &header, MSG_NOSIGNAL);
+    } while (sent < 0 && errno == EINTR);
+    return send_result(sent);
+}
+
+static int64_t send_message(tpi_object *object, const tpi_message *message) {
+    if (message->address == NULL && message->control == NULL && message->flags == 0) {
+        return send_pieces(object, message->pieces, message->count);
     }
-    if (!message->now) {
-        object->sending = message;
-        tpi_readiness_update((tpi_readiness *)driver, object);
-    }
+    struct msghdr header = {
+        .msg_name = message->address == NULL ? NULL : (void *)(uintptr_t)&message->address->storage,
+        .msg_namelen = message->address == NULL ? 0 : message->address->length,
+        .msg_iov = (struct iovec *)(uintptr_t)message->pieces,
+        .msg_iovlen = message->count > IOV_MAX ? IOV_MAX : message->count,
+        .msg_control = (void *)(uintptr_t)message->control,
+        .msg_controllen = message->control_length,
+    };
+    ssize_t sent;
+    do {
+        sent = sendmsg(object->fd, &header, message->flags | MSG_NOSIGNAL);
+    } while (sent < 0 && errno == EINTR);
+    return send_result(sent);
+}
+
+/* The kernel took nothing: there will be an edge, or a level, when it takes some. */
+static int64_t wait_for_room(tpi_object *object) {
+    object->bits &= ~(uint32_t)TPI_WRITEABLE;
     return TPI_PENDING;
 }
 
+int64_t tpi_readiness_offer_pieces(tpi_driver *driver, tpi_object *object, const struct iovec *pieces, size_t count) {
+    (void)driver;
+    int64_t sent = object->bits & TPI_WRITEABLE ? send_pieces(object, pieces, count) : TPI_PENDING;
+    return sent == TPI_PENDING ? wait_for_room(object) : sent;
+}
+
+static __attribute__((noinline)) int64_t offer_failed(tpi_object *object, const void *data, size_t length) {
+    if (errno == EINTR) {
+        struct iovec piece = {.iov_base = (void *)(uintptr_t)data, .iov_len = length};
+        return tpi_readiness_offer_pieces(NULL, object, &piece, 1);
+    }
+    return errno == EAGAIN ? wait_for_room(object) : TEPAL_SYSTEM(errno);
+}
+
+int64_t tpi_readiness_offer(tpi_driver *driver, tpi_object *object, const void *data, size_t length) {
+    (void)driver;
+    if (__builtin_expect(!(object->bits & TPI_WRITEABLE), 0)) {
+        return TPI_PENDING;
+    }
+    ssize_t sent = send(object->fd, data, length, MSG_NOSIGNAL);
+    return __builtin_expect(sent >= 0, 1) ? sent : offer_failed(object, data, length);
+}
+
+int64_t tpi_readiness_send(tpi_driver *driver, tpi_object *object, const tpi_message *message) {
+    int64_t sent = object->bits & TPI_WRITEABLE ? send_message(object, message) : TPI_PENDING;
+    if (sent == TPI_PENDING) {
+        object->sending = message;
+        (void)wait_for_room(object);
+        tpi_readiness_update((tpi_readiness *)driver, object);
+    }
+    return sent;
+}
+
 static void send_pending(tpi_object *object) {
-    int64_t count = send_now(object, object->sending);
+    int64_t count = send_message(object, object->sending);
     if (count == TPI_PENDING) {
-        object->bits &= ~(uint32_t)TPI_WRITEABLE;
+        (void)wait_for_room(object);
         return;
     }
     object->sending = NULL;
@@ -218,7 +278,7 @@ void tpi_stream_event(tpi_readiness *readiness, tpi_object *object, uint32_t eve
     if (events & ~(uint32_t)(POLLIN | POLLPRI | POLLRDHUP)) {
         bits |= TPI_WRITEABLE;
     }
-    if (__builtin_expect(events & ~(uint32_t)(POLLIN | POLLOUT), 0) && !readiness->poller->levels) {
+    if (events & ~(uint32_t)(POLLIN | POLLOUT) && !readiness->poller->levels) {
         /*
          * After an EOF, an error or urgent data a short read no longer says that nothing is left, and no new edge
          * will: read to EAGAIN from now on.
@@ -226,7 +286,7 @@ void tpi_stream_event(tpi_readiness *readiness, tpi_object *object, uint32_t eve
         bits &= ~(uint32_t)TPI_SHORT_IS_EMPTY;
     }
     object->bits = bits;
-    if (__builtin_expect(bits & TPI_CONNECTING, 0)) {
+    if (bits & TPI_CONNECTING) {
         if (bits & TPI_WRITEABLE) {
             finish_connecting(object);
         }
@@ -236,7 +296,7 @@ void tpi_stream_event(tpi_readiness *readiness, tpi_object *object, uint32_t eve
     if ((bits & (TPI_READABLE | TPI_WANT_READ)) == (TPI_READABLE | TPI_WANT_READ) && !(bits & TPI_LISTED)) {
         read_some(readiness, object);
     }
-    if (__builtin_expect(object->sending != NULL, 0) && object->bits & TPI_WRITEABLE) {
+    if (object->sending != NULL && object->bits & TPI_WRITEABLE) {
         if (readiness->driver.interrupted) {
             tpi_readiness_list(readiness, object);
         } else {
@@ -244,6 +304,23 @@ void tpi_stream_event(tpi_readiness *readiness, tpi_object *object, uint32_t eve
         }
     }
     tpi_readiness_update(readiness, object);
+}
+
+void tpi_readiness_quick_read_ended(tpi_readiness *readiness, tpi_object *object, ssize_t count, size_t used) {
+    if (count > 0 && (size_t)count < readiness->scratch_bytes) {
+        keep_rest(readiness, object, readiness->scratch + used, (size_t)count - used);
+        return;
+    }
+    object->bits |= TPI_READABLE;
+    bool more = true;
+    if (count > 0) {
+        deliver(readiness, object, readiness->scratch, (size_t)count);
+    } else {
+        more = read_nothing(object, count);
+    }
+    if (more && still_reading(object)) {
+        tpi_readiness_list(readiness, object); /* after all others have had their turn */
+    }
 }
 
 void tpi_stream_go_on(tpi_readiness *readiness, tpi_object *object) {

@@ -58,6 +58,7 @@ struct tepal_loop {
 
     /* Output written in this callback and not yet handed down: net's list, and how to flush it (NULL: nothing). */
     void *corked;
+    void *spare; /* net's: a place for the next output, only while nothing is corked */
     void (*flush_corked)(tepal_loop *loop);
     void *net; /* net's state shared by the transports of a loop; freed by net_free */
     void (*net_free)(tepal_loop *loop);

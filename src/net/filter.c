@@ -355,6 +355,7 @@ int tepal_transport_push_filter(tepal_transport *transport, tepal_filter *filter
         transport->flags |= TPI_BELOW_PAUSED; /* until now the stream went by the protocol's own pause */
     }
     transport->filters = filter;
+    tpi_transport_update_special(transport);
     tpi_stream_update_direct(transport);
     if (transport->flags & TPI_HELD_BACK) {
         tpi_filters_pause(transport);
@@ -376,6 +377,7 @@ int tepal_transport_pop_filter(tepal_transport *transport, tepal_filter *filter)
         return TEPAL_ECLOSED;
     }
     transport->filters = filter->below;
+    tpi_transport_update_special(transport);
     if (filter->below != NULL) {
         filter->below->above = NULL;
     }

@@ -2,7 +2,7 @@
  * The bottom of a transport: what the driver tells it, the chain of output that waits for the kernel, EOF, and the
  * lingering end. It knows nothing of corks, and of filters only that they may stand between it and the protocol.
  */
-#include "net/stream.h"
+#include "net/cork.h"
 
 static const tpi_driver_ops *ops(const tepal_transport *transport) {
     return transport->loop->driver->ops;
@@ -41,20 +41,31 @@ static void upcall_ends(tepal_loop *loop, int64_t began_ns) {
     }
 }
 
-static size_t stream_data(tpi_object *object, const uint8_t *data, size_t length) {
-    tepal_transport *transport = (tepal_transport *)object;
-    if (__builtin_expect(transport->flags & TPI_LINGERING, 0)) {
+static __attribute__((noinline)) size_t data_in_general(tepal_transport *transport, const uint8_t *data,
+                                                        size_t length) {
+    if (transport->flags & TPI_LINGERING) {
         return length;
     }
     int64_t began = upcall_begins(transport);
-    int64_t used;
-    if (__builtin_expect(transport->filters == NULL, 1)) {
-        used = tpi_protocol_received(transport, data, length);
-    } else {
-        used = tpi_filters_received(transport, data, length);
-    }
+    int64_t used = transport->filters == NULL ? tpi_protocol_received(transport, data, length)
+                                              : tpi_filters_received(transport, data, length);
     upcall_ends(transport->loop, began);
     return used < 0 ? length : (size_t)used;
+}
+
+static size_t stream_data(tpi_object *object, const uint8_t *data, size_t length) {
+    tepal_transport *transport = (tepal_transport *)object;
+    uint32_t unusual = TPI_SPECIAL | TPI_LINGERING | TPI_HELD_BACK | TPI_CLOSING | TPI_EOF_RECEIVED;
+    int (*received)(tepal_protocol *, const void *, size_t) = transport->protocol->type->data_received;
+    if (__builtin_expect(transport->flags & unusual || received == NULL, 0)) {
+        return data_in_general(transport, data, length);
+    }
+    int code = received(transport->protocol, data, length);
+    if (__builtin_expect(code < 0, 0)) {
+        tepal_transport_abort(transport, code);
+    }
+    tpi_cork_flush_after(transport);
+    return length;
 }
 
 static void stream_get_buffer(tpi_object *object, size_t hint, void **buffer, size_t *length) {
@@ -135,6 +146,7 @@ static void check_account(const tepal_transport *transport) {
 static tpi_sending *sending_of(tepal_transport *transport) {
     if (transport->sending == NULL) {
         transport->sending = tpi_alloc_zero(transport->loop->realloc, sizeof *transport->sending);
+        tpi_transport_update_special(transport);
     }
     return transport->sending;
 }
@@ -142,6 +154,7 @@ static tpi_sending *sending_of(tepal_transport *transport) {
 static void free_sending(tepal_transport *transport) {
     tpi_free(transport->loop->realloc, transport->sending);
     transport->sending = NULL;
+    tpi_transport_update_special(transport);
 }
 
 void tpi_stream_discard(tepal_transport *transport) {
@@ -214,51 +227,57 @@ static void stream_sent(tpi_object *object, int64_t result) {
     upcall_ends(transport->loop, began);
 }
 
-/* Offer pieces to the kernel from where they are. How many bytes it took, or an error. */
-static int64_t offer(tepal_transport *transport, const struct iovec *pieces, size_t count) {
-    tpi_message message = {.pieces = pieces, .count = count, .now = true};
-    int64_t sent = ops(transport)->send(transport->loop->driver, &transport->object, &message);
-    if (__builtin_expect(sent > 0, 1)) {
-        transport->flags |= TPI_HAS_SENT;
-        account(transport, 0, (uint64_t)sent, 0);
-        return sent;
-    }
-    return sent == TPI_PENDING ? 0 : sent;
-}
-
-int tpi_stream_write(tepal_transport *transport, const struct iovec *pieces, size_t count) {
-    uint64_t length = count == 1 ? pieces->iov_len : tpi_pieces_bytes(pieces, count);
-    int64_t sent = 0;
-    if (transport->flags & TPI_ENDED || length == 0) {
-        return transport->flags & TPI_ENDED ? TEPAL_ECLOSED : 0;
-    }
-    account(transport, length, 0, 0);
-    bool waiting = transport->sending != NULL;
-    if (__builtin_expect(!waiting, 1)) {
-        sent = offer(transport, pieces, count);
-        if (__builtin_expect(sent == (int64_t)length, 1)) {
-            check_account(transport);
-            return 0;
-        }
-    }
-    int code = sent < 0 ? (int)sent : 0;
-    if (code == 0) {
-        tpi_sending *sending = sending_of(transport);
-        code = sending == NULL
+/* Queue what the driver did not take at once; push it unless something waited before. */
+static int queue_rest(tepal_transport *transport, const struct iovec *pieces, size_t count, uint64_t sent) {
+    bool waited = transport->sending != NULL;
+    tpi_sending *sending = sending_of(transport);
+    int code = sending == NULL
                    ? TEPAL_ENOMEM
                    : tpi_output_copy(&sending->output, transport->loop->realloc, pieces, count, (size_t)sent);
-    }
     if (code < 0) {
-        account(transport, 0, 0, length - (uint64_t)(sent < 0 ? 0 : sent));
+        account(transport, 0, 0, tpi_pieces_bytes(pieces, count) - sent);
         tpi_transport_fail(transport, code); /* part of it may have left: the stream cannot go on */
         return code;
     }
-    transport->flags |= TPI_HAS_SENT;
-    if (!waiting) {
+    if (!waited) {
         push(transport);
     }
     check_account(transport);
     return transport->flags & TPI_ENDED ? transport->code : 0;
+}
+
+int tpi_stream_write_rest(tepal_transport *transport, const struct iovec *pieces, size_t count, int64_t sent) {
+    uint64_t length = tpi_pieces_bytes(pieces, count);
+    account(transport, length, sent > 0 ? (uint64_t)sent : 0, 0);
+    if (sent < 0 && sent != TPI_PENDING) {
+        account(transport, 0, 0, length);
+        tpi_transport_fail(transport, (int)sent);
+        return (int)sent;
+    }
+    transport->flags |= TPI_HAS_SENT;
+    if (sent == (int64_t)length) {
+        check_account(transport);
+        return 0;
+    }
+    return queue_rest(transport, pieces, count, sent > 0 ? (uint64_t)sent : 0);
+}
+
+int tpi_stream_write(tepal_transport *transport, const struct iovec *pieces, size_t count) {
+    if (transport->flags & TPI_ENDED) {
+        return TEPAL_ECLOSED;
+    }
+    uint64_t length = tpi_pieces_bytes(pieces, count);
+    if (length == 0) {
+        return 0;
+    }
+    if (transport->sending == NULL) {
+        tpi_driver *driver = transport->loop->driver;
+        int64_t sent = count == 1 ? driver->ops->offer(driver, &transport->object, pieces->iov_base, pieces->iov_len)
+                                  : driver->ops->offer_pieces(driver, &transport->object, pieces, count);
+        return tpi_stream_write_rest(transport, pieces, count, sent);
+    }
+    account(transport, length, 0, 0);
+    return queue_rest(transport, pieces, count, 0);
 }
 
 int tpi_stream_write_owned(tepal_transport *transport, const struct iovec *pieces, size_t count, tepal_release release,

@@ -46,7 +46,8 @@ typedef enum tpi_transport_flag {
     TPI_STOP_PRODUCER = 1 << 19, /* the event is to stop the producer */
     TPI_HELD_READING = 1 << 20,  /* paused by the pipe of which it is the source: apart from PAUSED_READING */
     TPI_START_DUE = 1 << 21,     /* the event is to start reading: connection_made ran in this turn's callbacks */
-    TPI_EOF_HELD = 1 << 22       /* a filter passed up an EOF while the protocol had paused */
+    TPI_EOF_HELD = 1 << 22,      /* a filter passed up an EOF while the protocol had paused */
+    TPI_SPECIAL = 1 << 23        /* debug, filters, extras or waiting output: the quick paths are not for it */
 } tpi_transport_flag;
 
 /* Nothing is to be delivered to the protocol, for whatever reason. */
@@ -135,11 +136,22 @@ void tpi_transport_lose(tepal_transport *transport);
 /* Everything is sent (or discarded): queue connection_lost. */
 void tpi_transport_end(tepal_transport *transport);
 
+/* One of the things that TPI_SPECIAL stands for has changed. */
+static inline void tpi_transport_update_special(tepal_transport *transport) {
+    bool special =
+        transport->filters != NULL || transport->sending != NULL || transport->extras != NULL || transport->loop->debug;
+    transport->flags = (transport->flags & ~(uint32_t)TPI_SPECIAL) | (special ? (uint32_t)TPI_SPECIAL : 0);
+}
+
 /* The extras, made if there are none. NULL if memory is short. */
 tpi_extras *tpi_transport_extras(tepal_transport *transport);
 
 /* write.c */
 
+/* Hand down what all transports of the loop have corked. */
+void tpi_corks_flush(tepal_loop *loop);
+/* The same, after the driver was offered all of the only cork, transport's, and answered with sent. */
+void tpi_cork_flush_rest(tepal_transport *transport, int64_t sent);
 /* Hand the cork down, if there is one. */
 void tpi_transport_drain_cork(tepal_transport *transport);
 /* Bytes in the cork. */
@@ -153,6 +165,8 @@ extern const tpi_upcalls tpi_stream_upcalls;
 
 /* Send or queue; all is taken. A failure ends the transport with its code, which is returned. */
 int tpi_stream_write(tepal_transport *transport, const struct iovec *pieces, size_t count);
+/* The rest of that, after the driver was offered the pieces and answered with sent. Nothing was waiting. */
+int tpi_stream_write_rest(tepal_transport *transport, const struct iovec *pieces, size_t count, int64_t sent);
 /* The same for the writer's own memory: release runs exactly once, here or later, unless an error below 0 is returned. */
 int tpi_stream_write_owned(tepal_transport *transport, const struct iovec *pieces, size_t count, tepal_release release,
                            void *argument);
@@ -210,7 +224,7 @@ void tpi_producer_pause(tepal_transport *transport);   /* writing was paused */
 void tpi_producer_resume(tepal_transport *transport);  /* writing was resumed: push producers go on */
 void tpi_producer_drained(tepal_transport *transport); /* the buffer is empty: a pull producer is asked (queued) */
 void tpi_producer_stop(tepal_transport *transport);    /* from the ready queue: unregister, and tell it */
-void tpi_producer_forget(tepal_transport *transport); /* in a forked child, where the ready queue never runs again */
+void tpi_producer_forget(tepal_transport *transport);  /* in a forked child, where the ready queue never runs again */
 
 /* pipe.c */
 

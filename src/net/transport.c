@@ -23,6 +23,7 @@ tpi_extras *tpi_transport_extras(tepal_transport *transport) {
         extras->low = TPI_WRITE_HIGH / 4;
         extras->cap = TPI_WRITE_CAP;
         transport->extras = extras;
+        tpi_transport_update_special(transport);
     }
     return transport->extras;
 }
@@ -63,6 +64,7 @@ int tpi_transport_new(tepal_loop *loop, const tepal_transport_options *options, 
     made->loop = tepal_loop_ref(loop);
     made->references = 1;
     made->flags = (own.borrow ? TPI_BORROWED : 0u) | (own.abort_without_reset ? TPI_NO_RESET : 0u);
+    tpi_transport_update_special(made);
     code = take_options(made, &own);
     if (code < 0) {
         tpi_transport_discard(made);

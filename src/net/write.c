@@ -4,75 +4,122 @@
  *
  * Corks are the loop's: a transport has one only between its first write in a callback and the flush after it.
  */
-#include "net/stream.h"
+#include "net/cork.h"
 
 #define FREE_CHUNKS 16 /* kept for reuse */
 #define CORKS 64 /* transports corked at once at most: a callback that writes to thousands needs no chunk for each */
 
-struct tpi_chunk {
-    tpi_chunk *next, *previous; /* of the corked ones, in the order of their first write; free ones by next alone */
-    tepal_transport *transport;
-    uint32_t used;
-    uint32_t room; /* bytes that need no further thought; 0: always think (see room_for) */
-    uint8_t bytes[TPI_JOIN_BYTES];
-};
-
-/* What the transports of a loop share: loop->net. */
+/* What the transports of a loop share: loop->net. loop->corked is the oldest of the corked chunks. */
 typedef struct tpi_corks {
-    tpi_chunk *first, *last;
+    tpi_chunk *last; /* of the corked ones, while there are two or more */
     tpi_chunk *free;
-    unsigned count, free_count;
+    unsigned others; /* corked chunks beside the oldest */
+    unsigned free_count;
+    bool flushing; /* the oldest is being handed down, and what that calls up may write */
 } tpi_corks;
 
-static void flush_all(tepal_loop *loop) {
-    tpi_corks *corks = loop->net;
-    while (corks->first != NULL) {
-        tpi_transport_drain_cork(corks->first->transport);
+static void free_chunks(tepal_loop *loop, tpi_chunk *chunk) {
+    while (chunk != NULL) {
+        tpi_chunk *next = chunk->next;
+        tpi_free(loop->realloc, chunk);
+        chunk = next;
     }
 }
 
 static void free_all(tepal_loop *loop) {
     tpi_corks *corks = loop->net;
-    while (corks->free != NULL) {
-        tpi_chunk *next = corks->free->next;
-        tpi_free(loop->realloc, corks->free);
-        corks->free = next;
-    }
+    free_chunks(loop, corks->free);
+    free_chunks(loop, loop->spare);
+    free_chunks(loop, loop->corked); /* in a forked child, where nothing is handed down any more */
+    loop->corked = NULL;
     tpi_free(loop->realloc, corks);
+    loop->spare = NULL;
     loop->net = NULL;
 }
 
 static tpi_corks *corks_of(tepal_loop *loop) {
-    if (__builtin_expect(loop->net == NULL, 0)) {
+    if (loop->net == NULL) {
         loop->net = tpi_alloc_zero(loop->realloc, sizeof(tpi_corks));
-        loop->net_free = free_all;
-        loop->flush_corked = flush_all;
-        if (loop->net == NULL) {
-            loop->net_free = NULL;
+        if (loop->net != NULL) {
+            loop->net_free = free_all;
+            loop->flush_corked = tpi_corks_flush;
         }
     }
     return loop->net;
 }
 
 static tpi_chunk *take_chunk(tepal_loop *loop, tpi_corks *corks) {
-    tpi_chunk *chunk = corks->free;
-    if (__builtin_expect(chunk == NULL, 0)) {
-        return loop->realloc(NULL, sizeof *chunk);
+    tpi_chunk *chunk = loop->spare;
+    if (chunk != NULL) {
+        loop->spare = NULL;
+    } else if (corks->free != NULL) {
+        chunk = corks->free;
+        corks->free = chunk->next;
+        corks->free_count--;
+    } else {
+        chunk = loop->realloc(NULL, sizeof *chunk);
     }
-    corks->free = chunk->next;
-    corks->free_count--;
     return chunk;
 }
 
-static void give_chunk(tepal_loop *loop, tpi_chunk *chunk) {
-    tpi_corks *corks = loop->net;
-    if (corks->free_count >= FREE_CHUNKS) {
+static void give_chunk(tepal_loop *loop, tpi_corks *corks, tpi_chunk *chunk) {
+    if (loop->corked == NULL && loop->spare == NULL) {
+        chunk->next = NULL;
+        loop->spare = chunk;
+    } else if (corks->free_count >= FREE_CHUNKS) {
         tpi_free(loop->realloc, chunk);
-        return;
+    } else {
+        chunk->next = corks->free;
+        corks->free = chunk;
+        corks->free_count++;
     }
-    chunk->next = corks->free;
-    corks->free = chunk;
-    corks->free_count++;
+}
+
+/* After something was handed down. */
+static void tell_flow(tepal_transport *transport) {
+    if (transport->flags & TPI_SPECIAL) {
+        tpi_flow_grown(transport);
+        tpi_flow_fallen(transport); /* a pull producer's portion may have left */
+    }
+}
+
+static void hand_down(tepal_transport *transport, const struct iovec *pieces, size_t count) {
+    /* A failure has ended the transport, which is how it is told. */
+    if (transport->filters == NULL) {
+        (void)tpi_stream_write(transport, pieces, count);
+    } else {
+        (void)tpi_filters_write(transport, pieces, count);
+    }
+    tell_flow(transport);
+}
+
+/* What was in the oldest chunk is handed down or dropped: it leaves the list. */
+static void forget_first(tepal_loop *loop, tpi_corks *corks) {
+    tpi_chunk *chunk = loop->corked;
+    loop->corked = chunk->next; /* now: what was written meanwhile is behind it */
+    corks->others -= chunk->next != NULL;
+    give_chunk(loop, corks, chunk);
+}
+
+/* Hand down the oldest cork. */
+static void flush_first(tepal_loop *loop, tpi_corks *corks) {
+    tpi_chunk *chunk = loop->corked;
+    if (chunk->transport != NULL) {
+        tpi_transport_drain_cork(chunk->transport);
+    }
+    forget_first(loop, corks);
+}
+
+void tpi_corks_flush(tepal_loop *loop) {
+    tpi_corks *corks = loop->net;
+    if (corks->flushing) {
+        return; /* who flushes goes on until nothing is left */
+    }
+    corks->flushing = true;
+    while (loop->corked != NULL) {
+        flush_first(loop, corks);
+    }
+    corks->flushing = false;
 }
 
 /* How much one cork holds at most: no more than may wait without a pause. */
@@ -84,85 +131,66 @@ static uint32_t cork_limit(const tepal_transport *transport) {
 static int cork(tepal_transport *transport) {
     tepal_loop *loop = transport->loop;
     tpi_corks *corks = corks_of(loop);
-    if (corks == NULL) {
-        return TEPAL_ENOMEM;
-    }
-    if (__builtin_expect(corks->count >= CORKS, 0)) {
-        tpi_transport_drain_cork(corks->first->transport);
-    }
-    tpi_chunk *chunk = take_chunk(loop, corks);
+    tpi_chunk *chunk = corks == NULL ? NULL : take_chunk(loop, corks);
     if (chunk == NULL) {
         return TEPAL_ENOMEM;
     }
     chunk->transport = transport;
-    chunk->used = 0;
-    chunk->room = 0;
     chunk->next = NULL;
-    chunk->previous = corks->first == NULL ? NULL : corks->last;
-    if (chunk->previous == NULL) {
-        corks->first = chunk;
-    } else {
-        chunk->previous->next = chunk;
-    }
-    corks->last = chunk;
-    corks->count++;
-    loop->corked = corks->first;
+    chunk->used = 0;
+    chunk->limit = 0;
     transport->cork = chunk;
+    tpi_chunk *oldest = loop->corked;
+    if (oldest == NULL) {
+        loop->corked = chunk;
+        return 0;
+    }
+    tpi_chunk *last = oldest->next == NULL ? oldest : corks->last;
+    last->next = chunk;
+    corks->last = chunk;
+    corks->others++;
+    if (corks->others > CORKS && !corks->flushing) {
+        corks->flushing = true;
+        flush_first(loop, corks); /* another one's: its writes of this callback leave a little earlier */
+        corks->flushing = false;
+    }
     return 0;
 }
 
-/* Take the cork out of the list; its chunk is the caller's. */
+/* Take the cork off. Its chunk keeps its place in the list, where the next flush finds it empty. */
 static tpi_chunk *uncork(tepal_transport *transport) {
-    tepal_loop *loop = transport->loop;
-    tpi_corks *corks = loop->net;
     tpi_chunk *chunk = transport->cork;
     transport->cork = NULL;
-    if (chunk->previous == NULL) {
-        corks->first = chunk->next;
-    } else {
-        chunk->previous->next = chunk->next;
-    }
-    if (chunk->next == NULL) {
-        corks->last = chunk->previous;
-    } else {
-        chunk->next->previous = chunk->previous;
-    }
-    corks->count--;
-    loop->corked = corks->first;
+    chunk->transport = NULL;
     return chunk;
 }
 
-/* After something was handed down. */
-static void tell_flow(tepal_transport *transport) {
-    if (__builtin_expect(transport->sending != NULL || transport->filters != NULL, 0)) {
-        tpi_flow_grown(transport);
-    }
-    if (__builtin_expect(transport->extras != NULL && transport->sending == NULL, 0)) {
-        tpi_flow_fallen(transport); /* a pull producer's portion has left */
-    }
-}
-
-static int hand_down(tepal_transport *transport, const struct iovec *pieces, size_t count) {
-    int code = transport->filters == NULL ? tpi_stream_write(transport, pieces, count)
-                                          : tpi_filters_write(transport, pieces, count);
-    tell_flow(transport);
-    return code;
-}
-
 void tpi_transport_drain_cork(tepal_transport *transport) {
-    if (transport->cork == NULL) {
-        return;
+    if (transport->cork != NULL) {
+        const tpi_chunk *chunk = uncork(transport);
+        struct iovec piece = {.iov_base = (void *)(uintptr_t)chunk->bytes, .iov_len = chunk->used};
+        hand_down(transport, &piece, 1);
     }
+}
+
+void tpi_cork_flush_rest(tepal_transport *transport, int64_t sent) {
     tepal_loop *loop = transport->loop;
-    tpi_chunk *chunk = uncork(transport);
-    struct iovec piece = {.iov_base = chunk->bytes, .iov_len = chunk->used};
-    (void)hand_down(transport, &piece, 1); /* a failure has ended the transport, which is how it is told */
-    give_chunk(loop, chunk);
+    tpi_corks *corks = loop->net;
+    const tpi_chunk *chunk = uncork(transport);
+    struct iovec piece = {.iov_base = (void *)(uintptr_t)chunk->bytes, .iov_len = chunk->used};
+    corks->flushing = true;
+    (void)tpi_stream_write_rest(transport, &piece, 1, sent);
+    tell_flow(transport);
+    forget_first(loop, corks);
+    corks->flushing = false;
+    if (loop->corked != NULL) {
+        tpi_corks_flush(loop);
+    }
 }
 
 void tpi_transport_drop_cork(tepal_transport *transport) {
     if (transport->cork != NULL) {
-        give_chunk(transport->loop, uncork(transport));
+        (void)uncork(transport);
     }
 }
 
@@ -212,10 +240,10 @@ static int write_corked(tepal_transport *transport, const struct iovec *pieces, 
     }
     tpi_chunk *chunk = transport->cork;
     append(chunk, pieces, count);
-    if (__builtin_expect(transport->sending == NULL && transport->filters == NULL && !transport->loop->debug, 1)) {
-        chunk->room = limit - chunk->used; /* nothing waits, so within the limit no mark can be passed */
-    } else {
+    if (transport->flags & TPI_SPECIAL) {
         tpi_flow_grown(transport);
+    } else {
+        chunk->limit = limit; /* nothing waits, so within the limit no mark can be passed */
     }
     return 0;
 }
@@ -223,16 +251,14 @@ static int write_corked(tepal_transport *transport, const struct iovec *pieces, 
 /* Write more than a cork holds: it leaves at once, behind what was written before. */
 static void write_through(tepal_transport *transport, const struct iovec *pieces, size_t count) {
     if (transport->cork == NULL) {
-        (void)hand_down(transport, pieces, count);
+        hand_down(transport, pieces, count);
         return;
     }
-    tepal_loop *loop = transport->loop;
-    tpi_chunk *chunk = uncork(transport);
+    const tpi_chunk *chunk = uncork(transport);
     struct iovec all[TPI_SEND_PIECES + 1];
-    all[0] = (struct iovec){.iov_base = chunk->bytes, .iov_len = chunk->used};
+    all[0] = (struct iovec){.iov_base = (void *)(uintptr_t)chunk->bytes, .iov_len = chunk->used};
     memcpy(all + 1, pieces, count * sizeof *pieces);
-    (void)hand_down(transport, all, count + 1);
-    give_chunk(loop, chunk);
+    hand_down(transport, all, count + 1);
 }
 
 static int write_pieces(tepal_transport *transport, const struct iovec *pieces, size_t count, uint64_t length) {
@@ -248,16 +274,35 @@ static int write_pieces(tepal_transport *transport, const struct iovec *pieces, 
     return 0;
 }
 
-int tepal_transport_write(tepal_transport *transport, const void *data, size_t length) {
-    tpi_chunk *chunk = transport->cork;
-    if (__builtin_expect(chunk != NULL && length <= chunk->room, 1) && length > 0) {
-        memcpy(chunk->bytes + chunk->used, data, length);
-        chunk->used += (uint32_t)length;
-        chunk->room -= (uint32_t)length;
-        return 0;
-    }
+static __attribute__((noinline)) int write_in_general(tepal_transport *transport, const void *data, size_t length) {
     struct iovec piece = {.iov_base = (void *)(uintptr_t)data, .iov_len = length};
     return write_pieces(transport, &piece, 1, length);
+}
+
+int tepal_transport_write(tepal_transport *transport, const void *data, size_t length) {
+    tpi_chunk *chunk = transport->cork;
+    if (chunk != NULL) {
+        if (__builtin_expect(length == 0 || chunk->used + length > chunk->limit, 0)) {
+            return write_in_general(transport, data, length);
+        }
+        memcpy(chunk->bytes + chunk->used, data, length);
+        chunk->used += (uint32_t)length;
+        return 0;
+    }
+    chunk = transport->loop->spare;
+    if (__builtin_expect(transport->flags & (TPI_SPECIAL | TPI_CLOSING | TPI_EOF_WANTED) || chunk == NULL ||
+                             length - 1 >= TPI_JOIN_BYTES,
+                         0)) {
+        return write_in_general(transport, data, length);
+    }
+    chunk->transport = transport;
+    chunk->used = (uint32_t)length;
+    chunk->limit = TPI_JOIN_BYTES;
+    transport->cork = chunk;
+    transport->loop->spare = NULL;
+    transport->loop->corked = chunk;
+    memcpy(chunk->bytes, data, length);
+    return 0;
 }
 
 int tepal_transport_writev(tepal_transport *transport, const struct iovec *pieces, size_t count) {
