@@ -116,10 +116,30 @@ static void look_at(const tpi_message *message) {
 
 /* ---- What is done late ---- */
 
+#ifdef TPI_QUICK_STATE
+static int64_t late_offer(tpi_driver *driver, tpi_object *object, const void *data, size_t length) {
+    (void)driver;
+    (void)object;
+    (void)data;
+    (void)length;
+    return TPI_PENDING;
+}
+
+static int64_t late_offer_pieces(tpi_driver *driver, tpi_object *object, const struct iovec *pieces, size_t count) {
+    (void)driver;
+    (void)object;
+    (void)pieces;
+    (void)count;
+    return TPI_PENDING;
+}
+#endif
+
 static int64_t late_send(tpi_driver *driver, tpi_object *object, const tpi_message *message) {
+#ifndef TPI_QUICK_STATE
     if (message->now) {
         return TPI_PENDING;
     }
+#endif
     look_at(message);
     defer(driver, object, LATE_SEND)->message = message;
     object->sending = message;
@@ -252,6 +272,10 @@ __attribute__((constructor)) static void offer_late_driver(void) {
     late_driver.create = late_create;
     late_driver.destroy = late_destroy;
     late_driver.abandon = late_abandon;
+#ifdef TPI_QUICK_STATE
+    late_driver.offer = late_offer;
+    late_driver.offer_pieces = late_offer_pieces;
+#endif
     late_driver.send = late_send;
     late_driver.connect = late_connect;
     late_driver.close = late_close;
