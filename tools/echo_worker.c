@@ -6,7 +6,7 @@
 #include <unistd.h>
 
 /* While stopping: the time between two looks at whether anything still comes in. */
-#define STEP_NS TEPAL_MS(20)
+#define STEP_NS TEPAL_MS(50)
 
 /* As small as it can be: there may be very many. */
 typedef struct connection {
