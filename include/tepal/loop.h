@@ -137,8 +137,9 @@ TEPAL_API void tepal_loop_unref(tepal_loop *loop);
  * runs with TEPAL_ECLOSED, queued callbacks are dropped silently, watches end silently, descriptors are closed.
  *
  * It waits for blocking work that runs in the executor's threads (their functions cannot be interrupted). In a forked
- * child it makes no upcall and leaves the parent's loop unharmed. Returns 0 (also when it was closed before), or
- * TEPAL_ERECURSION while it runs. Loop thread, or any thread while no thread runs it.
+ * child it makes no upcall and leaves the parent's loop unharmed; there it may also be called from inside a callback,
+ * which must then not return. Returns 0 (also when it was closed before), or TEPAL_ERECURSION while it runs. Loop
+ * thread, or any thread while no thread runs it.
  */
 TEPAL_API int tepal_loop_close(tepal_loop *loop);
 
@@ -149,8 +150,8 @@ TEPAL_API int tepal_loop_set_hooks(tepal_loop *loop, const tepal_loop_hooks *hoo
  * Run until tepal_loop_stop(). If stop was called before, one turn is run that does not sleep.
  *
  * Returns 0 after stop, the code given to tepal_loop_interrupt() or by a hook, TEPAL_ERECURSION from one of the
- * loop's own callbacks, TEPAL_ECLOSED, TEPAL_ETHREAD while another thread runs it, or the driver's error if waiting
- * itself failed.
+ * loop's own callbacks, TEPAL_ECLOSED, TEPAL_ETHREAD while another thread runs it, TEPAL_EINVAL in a forked child
+ * before tepal_loop_after_fork(), or the driver's error if waiting itself failed.
  */
 TEPAL_API int tepal_loop_run_forever(tepal_loop *loop);
 
@@ -173,7 +174,8 @@ TEPAL_API int tepal_loop_step(tepal_loop *loop, int64_t timeout_ns);
  *
  * Flushes output; writes the longest time to wait (0: step at once; negative: no limit). Then wait until
  * tepal_loop_poll_fd() is readable or the time is over, and call tepal_loop_step(loop, 0). Anything called on the
- * loop in between makes another prepare necessary. Returns 0, TEPAL_ECLOSED, or TEPAL_ERECURSION.
+ * loop in between makes another prepare necessary. Returns 0, TEPAL_ECLOSED, TEPAL_ERECURSION, or TEPAL_EINVAL in a
+ * forked child.
  */
 TEPAL_API int tepal_loop_prepare(tepal_loop *loop, int64_t *timeout_ns);
 
@@ -187,8 +189,9 @@ TEPAL_API void tepal_loop_stop(tepal_loop *loop);
 TEPAL_API int tepal_loop_stop_threadsafe(tepal_loop *loop);
 
 /**
- * Leave the run right after the current callback or upcall with this code (negative), keeping the rest of the queue
- * in order for the next run. Loop thread.
+ * Leave the run right after the current callback or upcall with this code (negative; TEPAL_EINVAL stands in for any
+ * other), keeping the rest of the queue in order for the next run. The first call counts; while the loop does not run
+ * it does nothing. Loop thread.
  */
 TEPAL_API void tepal_loop_interrupt(tepal_loop *loop, int code);
 

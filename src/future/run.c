@@ -23,7 +23,7 @@ int tepal_loop_run_until_complete(tepal_loop *loop, tepal_future *future) {
         return TEPAL_EINVAL;
     }
     /* Not from inside: the callback would outlive this call. */
-    int code = atomic_load(&loop->running) ? tepal_loop_run_forever(loop) : tpi_loop_check(loop);
+    int code = tepal_loop_is_running(loop) ? tepal_loop_run_forever(loop) : tpi_loop_check(loop);
     if (code < 0) {
         return code;
     }

@@ -40,7 +40,8 @@ int tpi_loop_check_slow(const tepal_loop *loop) {
     if (loop->phase != TPI_PHASE_OPEN) {
         return TEPAL_ECLOSED;
     }
-    if (atomic_load(&loop->running) && !pthread_equal(loop->thread, pthread_self())) {
+    uintptr_t runner = atomic_load(&loop->runner);
+    if (runner != 0 && runner != tpi_this_thread()) {
         tpi_report((tepal_loop *)(uintptr_t)loop, "a call from a thread that does not run the loop", TEPAL_ETHREAD);
         return TEPAL_ETHREAD;
     }

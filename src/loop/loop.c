@@ -121,7 +121,9 @@ static void abandon_object(tpi_object *object, void *argument) {
 /* In a child: no upcall, and not a word to the kernel about what the parent still uses. */
 static void close_in_child(tepal_loop *loop) {
     loop->phase = TPI_PHASE_CLOSED;
+    atomic_store(&loop->runner, 0); /* it may have been forked by one of the loop's callbacks */
     atomic_store(&loop->wakeable, false);
+    tpi_posts_abandon(loop); /* before what follows gives back what is queued there */
     while (loop->closers != NULL) {
         tpi_closer *closer = loop->closers;
         tpi_loop_remove_closer(closer);
@@ -168,11 +170,12 @@ int tepal_loop_close(tepal_loop *loop) {
     if (loop->phase == TPI_PHASE_CLOSED) {
         return 0;
     }
-    if (loop->phase == TPI_PHASE_CLOSING || atomic_load(&loop->running)) {
+    bool in_child = loop->pid != getpid();
+    if (loop->phase == TPI_PHASE_CLOSING || (tepal_loop_is_running(loop) && !in_child)) {
         return TEPAL_ERECURSION;
     }
     tepal_loop_ref(loop); /* the last one may go with what is ended */
-    if (loop->pid != getpid()) {
+    if (in_child) {
         close_in_child(loop);
     } else {
         close_everything(loop);
@@ -192,7 +195,9 @@ int tepal_loop_after_fork(tepal_loop *loop) {
         return TEPAL_ECLOSED;
     }
     loop->pid = getpid();
-    atomic_store(&loop->running, false); /* a thread of the parent's that ran it does not exist here */
+    if (atomic_load(&loop->runner) != tpi_this_thread()) {
+        atomic_store(&loop->runner, 0); /* a thread of the parent's that ran it does not exist here */
+    }
     atomic_store(&loop->wakers, 0);
     tpi_signals_after_fork(loop);
     return loop->driver->ops->after_fork(loop->driver);
@@ -293,14 +298,22 @@ static int turn(tepal_loop *loop, int64_t limit_ns) {
 
 /* Running it */
 
-static int enter(tepal_loop *loop) {
+static int check_process(const tepal_loop *loop) {
     if (loop->phase != TPI_PHASE_OPEN) {
         return TEPAL_ECLOSED;
     }
-    if (atomic_exchange(&loop->running, true)) {
-        return pthread_equal(loop->thread, pthread_self()) ? TEPAL_ERECURSION : TEPAL_ETHREAD;
+    return loop->pid == getpid() ? 0 : TEPAL_EINVAL; /* a child would eat the parent's events */
+}
+
+static int enter(tepal_loop *loop) {
+    int code = check_process(loop);
+    if (code < 0) {
+        return code;
     }
-    loop->thread = pthread_self();
+    uintptr_t runner = 0;
+    if (!atomic_compare_exchange_strong(&loop->runner, &runner, tpi_this_thread())) {
+        return runner == tpi_this_thread() ? TEPAL_ERECURSION : TEPAL_ETHREAD;
+    }
     loop->interrupted = false;
     loop->driver->interrupted = false;
     atomic_store(&loop->driver->sleeping, false); /* prepare() may have set it */
@@ -311,11 +324,11 @@ static void leave(tepal_loop *loop, int code) {
     if (code == 0) {
         loop->stop = false;
     }
-    atomic_store(&loop->running, false);
+    atomic_store(&loop->runner, 0);
 }
 
 int tepal_loop_run_forever(tepal_loop *loop) {
-    int code = loop->pid == getpid() ? enter(loop) : TEPAL_EINVAL;
+    int code = enter(loop);
     if (code < 0) {
         return code;
     }
@@ -337,10 +350,11 @@ int tepal_loop_step(tepal_loop *loop, int64_t timeout_ns) {
 }
 
 int tepal_loop_prepare(tepal_loop *loop, int64_t *timeout_ns) {
-    if (loop->phase != TPI_PHASE_OPEN) {
-        return TEPAL_ECLOSED;
+    int code = check_process(loop);
+    if (code < 0) {
+        return code;
     }
-    if (atomic_load(&loop->running)) {
+    if (tepal_loop_is_running(loop)) {
         return TEPAL_ERECURSION;
     }
     tpi_loop_flush(loop);
@@ -363,9 +377,9 @@ void tepal_loop_stop(tepal_loop *loop) {
 }
 
 void tepal_loop_interrupt(tepal_loop *loop, int code) {
-    if (atomic_load(&loop->running) && !loop->interrupted) {
+    if (tepal_loop_is_running(loop) && !loop->interrupted) {
         loop->interrupted = true;
-        loop->interrupt_code = code;
+        loop->interrupt_code = code < 0 ? code : TEPAL_EINVAL; /* a run cannot end with success here */
         loop->driver->interrupted = true;
     }
 }
@@ -395,7 +409,7 @@ int tepal_timer_stop(tepal_loop *loop, tepal_timer *timer) {
 /* Questions */
 
 bool tepal_loop_is_running(const tepal_loop *loop) {
-    return atomic_load(&loop->running);
+    return atomic_load(&loop->runner) != 0;
 }
 
 bool tepal_loop_is_closed(const tepal_loop *loop) {

@@ -20,6 +20,11 @@ typedef struct tpi_call tpi_call;
 typedef struct tpi_signals tpi_signals;
 typedef struct tpi_watches tpi_watches;
 
+/* The calling thread, as a number that is never 0. */
+static inline uintptr_t tpi_this_thread(void) {
+    return (uintptr_t)pthread_self();
+}
+
 /* A first-in first-out queue of intrusive work. */
 typedef struct tpi_queue {
     tepal_work *first;
@@ -66,16 +71,13 @@ struct tepal_loop {
     tepal_order order;
     unsigned drain_limit;
     bool debug;
-    bool stop;           /* leave after this turn */
-    atomic_bool running; /* a thread is in a turn */
-    bool waiting;        /* ... and in its wait */
+    bool stop; /* leave after this turn */
     bool interrupted;
     int interrupt_code;
     tpi_phase phase;
     int64_t turn_time_ns; /* 0: not read since the wait */
     int64_t slow_callback_ns;
     const void *place; /* debug: where the callback that runs was scheduled; NULL: by the library */
-    pthread_t thread;  /* valid while running */
     pid_t pid;         /* who made it or called after_fork */
 
     tepal_loop_hooks hooks;
@@ -88,6 +90,7 @@ struct tepal_loop {
     tpi_signals *signals; /* NULL: none yet */
 
     /* Touched by other threads. */
+    _Atomic(uintptr_t) runner; /* the thread that runs it (tpi_this_thread); 0: none */
     atomic_uint references;
     _Atomic(tepal_work *) posts;       /* newest first; TPI_POSTS_CLOSED once nothing is taken any more (wakeup.c) */
     _Atomic(uint64_t) signals_pending; /* bit n-1: signal n has arrived */
@@ -150,6 +153,8 @@ static inline void tpi_posts_merge(tepal_loop *loop) {
 }
 /* Take nothing any more; what was posted moves to the ready queue. */
 void tpi_posts_close(tepal_loop *loop);
+/* The same in a forked child, where nothing of the queue runs: free what is the library's own. */
+void tpi_posts_abandon(tepal_loop *loop);
 /* Wait until no thread or handler is inside the driver's wake, and let none in again. */
 void tpi_wakeup_close(tepal_loop *loop);
 

@@ -3,7 +3,8 @@
  * the loop. No pipe is involved that could fill.
  *
  * Which loops asked is process-wide by nature: a list for each signal, changed under a mutex and read by the handler
- * without one. A node is freed only when no handler is running.
+ * without one. A node is freed only when no handler is running. After a fork neither the mutex nor the handlers of the
+ * parent's other threads mean anything: pthread_atfork(3) makes them anew.
  */
 #include "loop/loop.h"
 #include <errno.h>
@@ -26,12 +27,12 @@ struct tpi_signals {
 };
 
 static struct {
+    pthread_once_t once;
     pthread_mutex_t mutex; /* for changes */
-    pid_t pid;             /* whose the mutex and the count are */
     _Atomic(tpi_subscriber *) first[SIGNALS + 1];
     struct sigaction previous[SIGNALS + 1];
     atomic_uint handlers; /* running now */
-} registry = {.mutex = PTHREAD_MUTEX_INITIALIZER};
+} registry = {.once = PTHREAD_ONCE_INIT, .mutex = PTHREAD_MUTEX_INITIALIZER};
 
 static void handle(int signal) {
     int saved = errno;
@@ -47,14 +48,18 @@ static void handle(int signal) {
     errno = saved;
 }
 
+/* Forked, perhaps while another thread held the mutex or ran a handler: neither exists here. */
+static void forget_threads(void) {
+    pthread_mutex_init(&registry.mutex, NULL);
+    atomic_store(&registry.handlers, 0);
+}
+
+static void hear_of_forks(void) {
+    (void)pthread_atfork(NULL, NULL, forget_threads);
+}
+
 static void lock(void) {
-    pid_t pid = getpid();
-    if (registry.pid != 0 && registry.pid != pid) {
-        /* Forked, perhaps while another thread held the mutex or ran a handler: neither exists here. */
-        pthread_mutex_init(&registry.mutex, NULL);
-        atomic_store(&registry.handlers, 0);
-    }
-    registry.pid = pid;
+    pthread_once(&registry.once, hear_of_forks);
     pthread_mutex_lock(&registry.mutex);
 }
 
@@ -197,6 +202,7 @@ void tpi_signals_close(tepal_loop *loop) {
 }
 
 void tpi_signals_after_fork(tepal_loop *loop) {
+    atomic_store(&loop->signals_pending, 0); /* those came to the parent */
     for (int signal = 1; loop->signals != NULL && signal <= SIGNALS; signal++) {
         if (loop->signals->subscribers[signal] != NULL) {
             loop->signals->subscribers[signal]->pid = loop->pid;

@@ -137,3 +137,13 @@ void tpi_posts_close(tepal_loop *loop) {
         merge(loop, newest);
     }
 }
+
+void tpi_posts_abandon(tepal_loop *loop) {
+    tpi_posts_close(loop);
+    tepal_work *work;
+    while ((work = tpi_queue_pop(&loop->ready)) != NULL) {
+        if (work->run == remote_call_run) {
+            tpi_free(loop->realloc, work);
+        }
+    }
+}

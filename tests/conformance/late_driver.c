@@ -2,7 +2,7 @@
  * A driver that completes late: epoll, but nothing is done within the call that asked for it. What a driver over
  * completions (io_uring) does now and then, this one does always, so that what stands above learns to live with it.
  *
- * send: PENDING, and the message is held, and looked at again when it completes; a send that may not be held takes
+ * send: PENDING, and the message is held, and looked at again when it completes; an offer, which may not be held, takes
  * nothing. connect: PENDING even where it succeeded at once. close: the descriptor stays open for a dispatch, and the
  * message in flight is looked at once more before. Tests choose it by its name, "late".
  */
@@ -116,7 +116,6 @@ static void look_at(const tpi_message *message) {
 
 /* ---- What is done late ---- */
 
-#ifdef TPI_QUICK_STATE
 static int64_t late_offer(tpi_driver *driver, tpi_object *object, const void *data, size_t length) {
     (void)driver;
     (void)object;
@@ -132,14 +131,8 @@ static int64_t late_offer_pieces(tpi_driver *driver, tpi_object *object, const s
     (void)count;
     return TPI_PENDING;
 }
-#endif
 
 static int64_t late_send(tpi_driver *driver, tpi_object *object, const tpi_message *message) {
-#ifndef TPI_QUICK_STATE
-    if (message->now) {
-        return TPI_PENDING;
-    }
-#endif
     look_at(message);
     defer(driver, object, LATE_SEND)->message = message;
     object->sending = message;
@@ -272,10 +265,8 @@ __attribute__((constructor)) static void offer_late_driver(void) {
     late_driver.create = late_create;
     late_driver.destroy = late_destroy;
     late_driver.abandon = late_abandon;
-#ifdef TPI_QUICK_STATE
     late_driver.offer = late_offer;
     late_driver.offer_pieces = late_offer_pieces;
-#endif
     late_driver.send = late_send;
     late_driver.connect = late_connect;
     late_driver.close = late_close;
