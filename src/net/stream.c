@@ -56,8 +56,11 @@ static __attribute__((noinline)) size_t data_in_general(tepal_transport *transpo
 static size_t stream_data(tpi_object *object, const uint8_t *data, size_t length) {
     tepal_transport *transport = (tepal_transport *)object;
     uint32_t unusual = TPI_SPECIAL | TPI_LINGERING | TPI_HELD_BACK | TPI_CLOSING | TPI_EOF_RECEIVED;
+    if (__builtin_expect(transport->flags & unusual, 0)) {
+        return data_in_general(transport, data, length); /* a lingering one has no protocol any more */
+    }
     int (*received)(tepal_protocol *, const void *, size_t) = transport->protocol->type->data_received;
-    if (__builtin_expect(transport->flags & unusual || received == NULL, 0)) {
+    if (__builtin_expect(received == NULL, 0)) {
         return data_in_general(transport, data, length);
     }
     int code = received(transport->protocol, data, length);
