@@ -31,9 +31,10 @@ typedef struct tepal_connect_options {
  * Connect, make a protocol with factory(argument), call its connection_made, then complete the future.
  *
  * A name is resolved on a thread (getaddrinfo(3)) and its addresses are tried in order. If all fail, the error has the
- * last attempt's code and text and, through next, the ones before, each with its address. Cancelling the future ends
- * the attempt; a connection that had just succeeded is closed without a word. Read the result with
- * tepal_connection_result(). Returns 0; TEPAL_EINVAL (a bad name: empty, too long, with a NUL or both kinds of address;
+ * last attempt's code and text and, through next, the ones before, each with its address. A Unix socket whose backlog is
+ * full is asked again until it has room, as a blocking connect(2) would wait; a TCP socket that meets itself counts as
+ * refused. Cancelling the future ends the attempt; a connection that had just succeeded is closed without a word, but
+ * once the factory has been called it is aborted with TEPAL_ECANCELED. Read the result with tepal_connection_result(). Returns 0; TEPAL_EINVAL (a bad name: empty, too long, with a NUL or both kinds of address;
  * the resolver's failures come through the future); TEPAL_ENOMEM; TEPAL_ECLOSED. Loop thread.
  */
 TEPAL_API int tepal_loop_create_connection(tepal_loop *loop, tepal_factory factory, void *argument,

@@ -319,15 +319,8 @@ static void dial_closed(tpi_object *object) {
     tpi_transport_discard((tepal_transport *)object);
 }
 
-/* The loop is being closed. */
 static void dial_ending(tpi_object *object) {
-    tpi_dial *dial = ((tepal_transport *)object)->owner;
-
-    if (dial != NULL) {
-        dial->holds++;
-        dial_fail_code(dial, TEPAL_ECLOSED);
-        dial_let_go(dial);
-    }
+    (void)object; /* the dial has heard of the loop's end first, and closed it */
 }
 
 /* Of a transport until it is made; then they are the stream's. */
