@@ -156,8 +156,8 @@ TEST_DRIVERS(connect, sets_what_the_transport_options_say) {
     for (int nagle = 0; nagle < 2; nagle++) {
         int no_delay = -1, keep_alive = -1;
         socklen_t length = sizeof(int);
-        const tepal_transport_options *transport =
-            TEPAL_OPTIONS(tepal_transport_options, .nagle = nagle != 0, .keep_alive = nagle != 0, .write_high = 1000);
+        const tepal_transport_options *transport = TEPAL_OPTIONS(
+            tepal_transport_options, .nagle = nagle != 0, .keep_alive = nagle != 0, .borrow = true, .write_high = 1000);
         CHECK_OK(dial(&all,
                       TEPAL_OPTIONS(tepal_connect_options, .host = "127.0.0.1", .port = server_port(server, 0),
                                     .transport = transport),

@@ -122,7 +122,7 @@ TEST_DRIVERS(create_server, keeps_its_own_copy_of_the_options) {
     peers_open(&all);
     snprintf(path, sizeof path, "%s/socket", test_directory());
     tepal_server_options options = {.size = sizeof options, .hosts = hosts, .host_count = 2, .unix_path = path};
-    tepal_transport_options transport = {.size = sizeof transport, .write_high = 1234};
+    tepal_transport_options transport = {.size = sizeof transport, .borrow = true, .write_high = 1234};
     options.transport = &transport;
     uint16_t port;
     int fd = plain_bound(&port);
