@@ -34,8 +34,10 @@ typedef struct tepal_connect_options {
  * last attempt's code and text and, through next, the ones before, each with its address. A Unix socket whose backlog is
  * full is asked again until it has room, as a blocking connect(2) would wait; a TCP socket that meets itself counts as
  * refused. Cancelling the future ends the attempt; a connection that had just succeeded is closed without a word, but
- * once the factory has been called it is aborted with TEPAL_ECANCELED. Read the result with tepal_connection_result(). Returns 0; TEPAL_EINVAL (a bad name: empty, too long, with a NUL or both kinds of address;
- * the resolver's failures come through the future); TEPAL_ENOMEM; TEPAL_ECLOSED. Loop thread.
+ * once the factory has been called it is aborted with TEPAL_ECANCELED. Read the result with tepal_connection_result().
+ *
+ * Returns 0; TEPAL_EINVAL (a bad name: empty, too long, with a NUL or both kinds of address; the resolver's failures
+ * come through the future); TEPAL_ENOMEM; TEPAL_ECLOSED. Loop thread.
  */
 TEPAL_API int tepal_loop_create_connection(tepal_loop *loop, tepal_factory factory, void *argument,
                                            const tepal_connect_options *options, tepal_future **future);
