@@ -53,9 +53,11 @@ int tepal_loop_new(tepal_loop **loop, const tepal_loop_options *options) {
     made->order = own.order;
     made->drain_limit = own.drain_limit == 0 ? DEFAULT_DRAIN_LIMIT : own.drain_limit;
     made->debug = own.debug;
+    made->strict = own.debug;
     made->slow_callback_ns = own.slow_callback_ns == 0 ? DEFAULT_SLOW_NS : own.slow_callback_ns;
     made->pid = getpid();
     made->stats.size = sizeof made->stats;
+    tpi_ready_init(made);
     tpi_timers_init(&made->timers, tepal_loop_time(made));
     atomic_init(&made->references, 1);
     atomic_init(&made->wakeable, true);
@@ -121,6 +123,7 @@ static void abandon_object(tpi_object *object, void *argument) {
 /* In a child: no upcall, and not a word to the kernel about what the parent still uses. */
 static void close_in_child(tepal_loop *loop) {
     loop->phase = TPI_PHASE_CLOSED;
+    loop->strict = true;
     atomic_store(&loop->runner, 0); /* it may have been forked by one of the loop's callbacks */
     atomic_store(&loop->wakeable, false);
     tpi_posts_abandon(loop); /* before what follows gives back what is queued there */
@@ -140,6 +143,7 @@ static void close_everything(tepal_loop *loop) {
     tpi_driver *driver = loop->driver;
     tpi_loop_flush(loop); /* what was written before is not lost for want of a last turn */
     loop->phase = TPI_PHASE_CLOSING;
+    loop->strict = true;
     while (loop->closers != NULL) {
         tpi_closer *closer = loop->closers;
         tpi_loop_remove_closer(closer);
@@ -182,6 +186,7 @@ int tepal_loop_close(tepal_loop *loop) {
     }
     tpi_watches_free(loop);
     tpi_calls_free(loop);
+    tpi_ready_free(loop);
     if (loop->net_free != NULL) {
         loop->net_free(loop);
     }
@@ -206,7 +211,7 @@ int tepal_loop_after_fork(tepal_loop *loop) {
 /* One turn */
 
 static bool has_work(const tepal_loop *loop) {
-    return loop->ready.first != NULL || loop->driver->backlog || loop->stop || loop->interrupted ||
+    return tpi_ready_any(loop) || loop->driver->backlog || loop->stop || loop->interrupted ||
            atomic_load(&loop->posts) != NULL || atomic_load(&loop->signals_pending) != 0 ||
            atomic_load(&loop->driver->done_jobs) != NULL;
 }
@@ -391,7 +396,7 @@ int tepal_timer_start(tepal_loop *loop, tepal_timer *timer, int64_t when_ns) {
     if (code < 0) {
         return code;
     }
-    if (timer->work.state == TPI_WORK_QUEUED) {
+    if (timer->work.state & TPI_WORK_QUEUED) {
         return TEPAL_EBUSY; /* its work was posted, and is in the ready queue */
     }
     tpi_timers_start(&loop->timers, timer, when_ns);

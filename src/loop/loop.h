@@ -13,8 +13,14 @@
 #include <tepal/future.h>
 #include <tepal/loop.h>
 
-/* What tepal_work.state says. Timers use other values while they are in the wheel (timers.c). */
+/*
+ * What tepal_work.state says: idle, or queued, which is the lowest bit (above it the order; ready.c). Timers use other
+ * even values while they are in the wheel (timers.c).
+ */
 enum { TPI_WORK_IDLE = 0, TPI_WORK_QUEUED = 1 };
+
+/* In a handle's slot: it names a callback of call_later or call_at (calls.c), not one of call_soon (ready.c). */
+#define TPI_TIMED_HANDLE (UINT32_C(1) << 31)
 
 typedef struct tpi_call tpi_call;
 typedef struct tpi_signals tpi_signals;
@@ -25,15 +31,24 @@ static inline uintptr_t tpi_this_thread(void) {
     return (uintptr_t)pthread_self();
 }
 
-/* A first-in first-out queue of intrusive work. */
-typedef struct tpi_queue {
-    tepal_work *first;
-    tepal_work *last; /* undefined while first is NULL */
-} tpi_queue;
+/* A callback of call_soon. */
+typedef struct tpi_soon {
+    tepal_callback run; /* NULL: cancelled */
+    void *argument;
+} tpi_soon;
 
-/* The callbacks that call_soon, call_later and call_at made: slots with generations, behind handles (ready.c). */
+/* What is ready to run, first in, first out (ready.c). */
+typedef struct tpi_ready {
+    tpi_soon *ring;      /* callback number n is at n & (room - 1) */
+    uint32_t room;       /* a power of two, or 0 */
+    uint64_t head, tail; /* numbers of the oldest callback and of the next one to come */
+    tepal_work *first;   /* intrusive work */
+    tepal_work *last;    /* undefined while first is NULL */
+} tpi_ready;
+
+/* The callbacks of call_later and call_at: slots with generations, behind handles (calls.c). */
 typedef struct tpi_calls {
-    tpi_call **chunks; /* TPI_CALLS_CHUNK slots each */
+    tpi_call **chunks;
     uint32_t chunk_count;
     tpi_call *free; /* linked by timer.work.next */
 } tpi_calls;
@@ -57,7 +72,7 @@ struct tepal_loop {
     const char *driver_name;
     tpi_realloc realloc;
 
-    tpi_queue ready;
+    tpi_ready ready;
     tpi_calls calls;
     tpi_timers timers;
 
@@ -71,7 +86,8 @@ struct tepal_loop {
     tepal_order order;
     unsigned drain_limit;
     bool debug;
-    bool stop; /* leave after this turn */
+    bool strict;         /* debug, or not open: look closely at every call */
+    bool stop;           /* leave after this turn */
     bool interrupted;
     int interrupt_code;
     tpi_phase phase;
@@ -98,25 +114,18 @@ struct tepal_loop {
     atomic_bool wakeable;              /* false once the driver is going away */
 };
 
-/* ready.c: the queue, and the callbacks with handles */
+/* ready.c */
 
-static inline void tpi_queue_push(tpi_queue *queue, tepal_work *work) {
-    work->next = NULL;
-    if (queue->first == NULL) {
-        queue->first = work;
-    } else {
-        queue->last->next = work;
-    }
-    queue->last = work;
+static inline bool tpi_ready_any(const tepal_loop *loop) {
+    return loop->ready.first != NULL || loop->ready.head != loop->ready.tail;
 }
 
-static inline tepal_work *tpi_queue_pop(tpi_queue *queue) {
-    tepal_work *work = queue->first;
-    if (work != NULL) {
-        queue->first = work->next;
-    }
-    return work;
-}
+void tpi_ready_init(tepal_loop *loop);
+void tpi_ready_free(tepal_loop *loop);
+/* Queue a work that is not in the queue. */
+void tpi_ready_push(tepal_loop *loop, tepal_work *work);
+/* Cancel a callback of call_soon. Whether there was one. */
+bool tpi_ready_cancel(tepal_loop *loop, tepal_handle handle);
 
 /* Queue a work that is known to be idle, after merging posts. The loop must be open or closing. */
 void tpi_loop_queue(tepal_loop *loop, tepal_work *work);
@@ -125,12 +134,14 @@ void tpi_loop_queue(tepal_loop *loop, tepal_work *work);
 void tpi_ready_run(tepal_loop *loop);
 /* Drop everything: intrusive work runs with TEPAL_ECLOSED, callbacks vanish. */
 void tpi_ready_drop(tepal_loop *loop);
+
+/* calls.c */
 void tpi_calls_free(tepal_loop *loop);
 
 /* Whether the calling code may go on: 0, TEPAL_ECLOSED, or in debug mode TEPAL_ETHREAD after reporting it. */
 int tpi_loop_check_slow(const tepal_loop *loop);
 static inline int tpi_loop_check(const tepal_loop *loop) {
-    if (__builtin_expect(loop->phase != TPI_PHASE_OPEN || loop->debug, 0)) {
+    if (__builtin_expect(loop->strict, 0)) {
         return tpi_loop_check_slow(loop);
     }
     return 0;

@@ -1,152 +1,113 @@
 /*
- * The ready queue, and the callbacks that handles name: slots with generations, so that a handle may outlive what it
- * names. A slot whose generations are used up is never used again.
+ * The ready queue: callbacks of call_soon in a ring, and intrusive work in a list, in one order.
+ *
+ * The ring's entries are numbered from 1 on; its number is a callback's handle. A work remembers the number that the
+ * next entry will get, and runs before that one. So a callback costs two words, and a work no memory.
  */
 #include "loop/loop.h"
 
-#define CALLS_PER_CHUNK 64
+#define FIRST_ROOM 64
 
-/* One callback of call_soon, call_later or call_at. Its work runs tpi_call_run. */
-struct tpi_call {
-    tepal_timer timer;  /* first; its work alone for call_soon */
-    tepal_callback run; /* NULL: cancelled while queued */
-    void *argument;
-    tepal_loop *loop;
-    uint32_t slot;
-    uint32_t generation; /* 0: retired */
-    const void *place;   /* debug: the return address of who scheduled it */
-};
-
-static void give_back(tpi_call *call) {
-    if (++call->generation == 0) {
-        return; /* 2^32 uses: another one could be taken for an old one */
-    }
-    call->timer.work.next = (tepal_work *)call->loop->calls.free;
-    call->loop->calls.free = call;
-}
-
-static void call_run(tepal_work *work, int status) {
-    tpi_call *call = (tpi_call *)work;
-    tepal_callback run = call->run;
-    void *argument = call->argument;
-    tepal_loop *loop = call->loop;
-    loop->place = call->place;
-    give_back(call);
-    if (run != NULL && status == 0) {
-        run(argument);
+static void make_room(tepal_loop *loop, const tpi_soon *old, tpi_soon *grown, uint32_t room) {
+    tpi_ready *ready = &loop->ready;
+    for (uint64_t at = ready->head; at != ready->tail; at++) {
+        grown[at & (room - 1)] = old[at & (ready->room - 1)];
     }
 }
 
-static int grow(tepal_loop *loop) {
-    tpi_calls *calls = &loop->calls;
-    tpi_call **chunks = loop->realloc(calls->chunks, (calls->chunk_count + 1) * sizeof *chunks);
-    if (chunks == NULL) {
+/* Twice the room. Debug mode keeps where each callback was scheduled in a second ring behind the first. */
+static __attribute__((noinline)) int grow(tepal_loop *loop) {
+    tpi_ready *ready = &loop->ready;
+    if (ready->room > UINT32_MAX / 4) {
         return TEPAL_ENOMEM;
     }
-    calls->chunks = chunks;
-    tpi_call *chunk = tpi_alloc_zero(loop->realloc, CALLS_PER_CHUNK * sizeof *chunk);
-    if (chunk == NULL) {
+    uint32_t room = ready->room == 0 ? FIRST_ROOM : ready->room * 2;
+    size_t rings = loop->debug ? 2 : 1;
+    tpi_soon *grown = loop->realloc(NULL, rings * room * sizeof *grown);
+    if (grown == NULL) {
         return TEPAL_ENOMEM;
     }
-    for (uint32_t i = CALLS_PER_CHUNK; i-- > 0;) {
-        chunk[i].loop = loop;
-        chunk[i].slot = calls->chunk_count * CALLS_PER_CHUNK + i;
-        chunk[i].timer.work.run = call_run;
-        give_back(&chunk[i]); /* to generation 1: a handle of zeroes names nothing */
+    if (ready->room > 0) {
+        make_room(loop, ready->ring, grown, room);
+        if (loop->debug) {
+            make_room(loop, ready->ring + ready->room, grown + room, room);
+        }
     }
-    chunks[calls->chunk_count++] = chunk;
+    tpi_free(loop->realloc, ready->ring);
+    ready->ring = grown;
+    ready->room = room;
     return 0;
 }
 
-void tpi_calls_free(tepal_loop *loop) {
-    for (uint32_t i = 0; i < loop->calls.chunk_count; i++) {
-        tpi_free(loop->realloc, loop->calls.chunks[i]);
+static inline void push_soon(tpi_ready *ready, tepal_callback run, void *argument, tepal_handle *handle) {
+    uint64_t number = ready->tail++;
+    ready->ring[number & (ready->room - 1)] = (tpi_soon){.run = run, .argument = argument};
+    if (handle != NULL) {
+        *handle = (tepal_handle){.slot = (uint32_t)number & ~TPI_TIMED_HANDLE, .generation = (uint32_t)(number >> 31)};
     }
-    tpi_free(loop->realloc, loop->calls.chunks);
-    loop->calls = (tpi_calls){0};
 }
 
-/* A slot for a callback; NULL, with the reason in code. */
-static tpi_call *take(tepal_loop *loop, tepal_callback run, void *argument, tepal_handle *handle, int *code) {
-    *code = tpi_loop_check(loop);
-    if (*code == 0 && __builtin_expect(loop->calls.free == NULL, 0)) {
-        *code = grow(loop);
+static __attribute__((noinline)) int call_soon_in_general(tepal_loop *loop, tepal_callback run, void *argument,
+                                                          tepal_handle *handle, void *place) {
+    int code = tpi_loop_check(loop);
+    if (code < 0) {
+        return code;
     }
-    if (*code < 0) {
-        return NULL;
+    tpi_ready *ready = &loop->ready;
+    tpi_posts_merge(loop);
+    if (ready->tail - ready->head == ready->room) {
+        code = grow(loop);
+        if (code < 0) {
+            return code;
+        }
     }
-    tpi_call *call = loop->calls.free;
-    loop->calls.free = (tpi_call *)call->timer.work.next;
-    call->run = run;
-    call->argument = argument;
-    if (handle != NULL) {
-        *handle = (tepal_handle){.slot = call->slot, .generation = call->generation};
+    if (loop->debug) {
+        ready->ring[ready->room + (ready->tail & (ready->room - 1))].argument = place;
     }
-    return call;
+    push_soon(ready, run, argument, handle);
+    return 0;
 }
 
 int tepal_loop_call_soon(tepal_loop *loop, tepal_callback run, void *argument, tepal_handle *handle) {
-    int code;
-    tpi_call *call = take(loop, run, argument, handle, &code);
-    if (call == NULL) {
-        return code;
+    tpi_ready *ready = &loop->ready;
+    if (__builtin_expect(loop->strict || ready->tail - ready->head == ready->room ||
+                             atomic_load_explicit(&loop->posts, memory_order_relaxed) != NULL,
+                         0)) {
+        return call_soon_in_general(loop, run, argument, handle, __builtin_return_address(0));
     }
-    call->place = __builtin_return_address(0);
-    tpi_posts_merge(loop);
-    call->timer.work.state = TPI_WORK_QUEUED;
-    tpi_queue_push(&loop->ready, &call->timer.work);
+    push_soon(ready, run, argument, handle);
     return 0;
 }
 
-int tepal_loop_call_at(tepal_loop *loop, int64_t when_ns, tepal_callback run, void *argument, tepal_handle *handle) {
-    int code;
-    tpi_call *call = take(loop, run, argument, handle, &code);
-    if (call == NULL) {
-        return code;
-    }
-    call->place = __builtin_return_address(0);
-    tpi_timers_start(&loop->timers, &call->timer, when_ns);
-    return 0;
-}
-
-int tepal_loop_call_later(tepal_loop *loop, int64_t delay_ns, tepal_callback run, void *argument,
-                          tepal_handle *handle) {
-    int code;
-    tpi_call *call = take(loop, run, argument, handle, &code);
-    if (call == NULL) {
-        return code;
-    }
-    call->place = __builtin_return_address(0);
-    int64_t when_ns;
-    if (__builtin_add_overflow(tepal_loop_time(loop), delay_ns < 0 ? 0 : delay_ns, &when_ns)) {
-        when_ns = INT64_MAX;
-    }
-    tpi_timers_start(&loop->timers, &call->timer, when_ns);
-    return 0;
-}
-
-bool tepal_loop_cancel(tepal_loop *loop, tepal_handle handle) {
-    uint32_t chunk = handle.slot / CALLS_PER_CHUNK;
-    if (handle.generation == 0 || chunk >= loop->calls.chunk_count || tpi_loop_check(loop) < 0) {
+bool tpi_ready_cancel(tepal_loop *loop, tepal_handle handle) {
+    tpi_ready *ready = &loop->ready;
+    uint64_t number = (uint64_t)handle.generation << 31 | handle.slot;
+    if (number < ready->head || number >= ready->tail) {
         return false;
     }
-    tpi_call *call = &loop->calls.chunks[chunk][handle.slot % CALLS_PER_CHUNK];
-    if (call->generation != handle.generation || call->timer.work.state == TPI_WORK_IDLE || call->run == NULL) {
-        return false;
-    }
-    if (call->timer.work.state == TPI_WORK_QUEUED) {
-        call->run = NULL; /* it cannot leave the middle of the queue; its turn will find nothing to run */
+    /* It cannot leave the middle of the queue: its turn will find nothing to run. */
+    tpi_soon *soon = &ready->ring[number & (ready->room - 1)];
+    bool pending = soon->run != NULL;
+    soon->run = NULL;
+    return pending;
+}
+
+void tpi_ready_push(tepal_loop *loop, tepal_work *work) {
+    tpi_ready *ready = &loop->ready;
+    /* Another thread may be posting the same work, and look whether it is queued. */
+    __atomic_store_n(&work->state, (uintptr_t)(ready->tail << 1 | TPI_WORK_QUEUED), __ATOMIC_RELAXED);
+    work->next = NULL;
+    if (ready->first == NULL) {
+        ready->first = work;
     } else {
-        tpi_timers_stop(&loop->timers, &call->timer);
-        give_back(call);
+        ready->last->next = work;
     }
-    return true;
+    ready->last = work;
 }
 
 void tpi_loop_queue(tepal_loop *loop, tepal_work *work) {
     tpi_posts_merge(loop);
-    work->state = TPI_WORK_QUEUED;
-    tpi_queue_push(&loop->ready, work);
+    tpi_ready_push(loop, work);
 }
 
 int tepal_loop_post(tepal_loop *loop, tepal_work *work) {
@@ -158,52 +119,115 @@ int tepal_loop_post(tepal_loop *loop, tepal_work *work) {
     if (!__atomic_compare_exchange_n(&work->state, &idle, TPI_WORK_QUEUED, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
         return TEPAL_EBUSY;
     }
-    tpi_posts_merge(loop);
-    tpi_queue_push(&loop->ready, work);
+    tpi_loop_queue(loop, work);
     return 0;
 }
 
+/* Whether the oldest work comes before the oldest callback. */
+static inline bool work_is_next(const tpi_ready *ready) {
+    return ready->first != NULL && (intptr_t)((ready->first->state >> 1) - (uintptr_t)ready->head) <= 0;
+}
+
+static tepal_work *pop_work(tpi_ready *ready) {
+    tepal_work *work = ready->first;
+    ready->first = work->next;
+    __atomic_store_n(&work->state, TPI_WORK_IDLE, __ATOMIC_RELEASE);
+    return work;
+}
+
+static inline void run_soon(tepal_loop *loop) {
+    tpi_ready *ready = &loop->ready;
+    tpi_soon soon = ready->ring[ready->head++ & (ready->room - 1)];
+    if (__builtin_expect(soon.run != NULL, 1)) { /* else cancelled */
+        loop->stats.callbacks++;
+        soon.run(soon.argument);
+        tpi_loop_flush(loop);
+    }
+}
+
+/* Run the oldest of all. */
 static void run_one(tepal_loop *loop) {
-    tepal_work *work = tpi_queue_pop(&loop->ready);
-    __atomic_store_n(&work->state, TPI_WORK_IDLE, __ATOMIC_RELAXED);
-    loop->stats.callbacks++;
-    work->run(work, 0);
-    tpi_loop_flush(loop);
+    tpi_ready *ready = &loop->ready;
+    if (work_is_next(ready)) {
+        tepal_work *work = pop_work(ready);
+        loop->stats.callbacks++;
+        work->run(work, 0);
+        tpi_loop_flush(loop);
+    } else {
+        run_soon(loop);
+    }
 }
 
 static void run_one_watched(tepal_loop *loop) {
+    tpi_ready *ready = &loop->ready;
     int64_t began = tpi_debug_begin(loop);
+    if (!work_is_next(ready)) {
+        loop->place = ready->ring[ready->room + (ready->head & (ready->room - 1))].argument;
+    }
     run_one(loop);
     tpi_debug_end(loop, began, "a callback");
 }
 
-void tpi_ready_run(tepal_loop *loop) {
-    tpi_posts_merge(loop);
-    void (*run)(tepal_loop *) = loop->debug ? run_one_watched : run_one;
-    if (loop->order == TEPAL_ORDER_DRAIN) {
-        for (unsigned left = loop->drain_limit; left > 0 && loop->ready.first != NULL && !loop->interrupted; left--) {
-            run(loop);
-            tpi_posts_merge(loop);
+static void run_drain(tepal_loop *loop) {
+    for (unsigned left = loop->drain_limit; left > 0 && tpi_ready_any(loop) && !loop->interrupted; left--) {
+        if (loop->debug) {
+            run_one_watched(loop);
+        } else {
+            run_one(loop);
         }
+        tpi_posts_merge(loop);
+    }
+}
+
+void tpi_ready_run(tepal_loop *loop) {
+    tpi_ready *ready = &loop->ready;
+    tpi_posts_merge(loop);
+    if (loop->order == TEPAL_ORDER_DRAIN) {
+        run_drain(loop);
         return;
     }
-    const tepal_work *last = loop->ready.first == NULL ? NULL : loop->ready.last;
-    while (last != NULL && !loop->interrupted) {
-        if (loop->ready.first == last) {
+    /* Those that are here now: callbacks below a number, and works up to the last one. */
+    uint64_t end = ready->tail;
+    const tepal_work *last = ready->first == NULL ? NULL : ready->last;
+    while (__builtin_expect(!loop->interrupted, 1)) {
+        if (__builtin_expect(ready->first == NULL && ready->head != end && !loop->debug, 1)) {
+            run_soon(loop); /* the common case: callbacks alone */
+            continue;
+        }
+        if (ready->head == end && last == NULL) {
+            return;
+        }
+        if (ready->first == last && work_is_next(ready)) {
             last = NULL;
         }
-        run(loop);
+        if (loop->debug) {
+            run_one_watched(loop);
+        } else {
+            run_one(loop);
+        }
     }
 }
 
 void tpi_ready_drop(tepal_loop *loop) {
-    tepal_work *work;
-    while ((work = tpi_queue_pop(&loop->ready)) != NULL) {
-        __atomic_store_n(&work->state, TPI_WORK_IDLE, __ATOMIC_RELAXED);
+    tpi_ready *ready = &loop->ready;
+    ready->head = ready->tail;
+    while (ready->first != NULL) {
+        tepal_work *work = pop_work(ready);
         work->run(work, TEPAL_ECLOSED);
     }
     tepal_timer *timer;
     while ((timer = tpi_timers_take(&loop->timers)) != NULL) {
         timer->work.run(&timer->work, TEPAL_ECLOSED);
     }
+}
+
+void tpi_ready_init(tepal_loop *loop) {
+    loop->ready.head = loop->ready.tail = 1; /* so that a handle of zeroes names nothing */
+}
+
+void tpi_ready_free(tepal_loop *loop) {
+    tpi_free(loop->realloc, loop->ready.ring);
+    loop->ready.ring = NULL;
+    loop->ready.room = 0;
+    loop->ready.head = loop->ready.tail;
 }

@@ -21,8 +21,8 @@ enum {
     POSITION_PAST = TPI_TIMERS_LEVELS * TPI_TIMERS_SLOTS, /* started for a time that had elapsed, in any order */
     POSITION_DUE,                                         /* in order */
 
-    /* work.state is the position plus this, to be neither 0 (idle) nor TPI_WORK_QUEUED (loop.h). */
-    STATE_BIAS = 2,
+    /* work.state is twice the position plus this: neither 0 (idle) nor odd (posted as work; loop.h). */
+    STATE_BIAS = 1,
 
     /* How many timers of a slot tpi_timers_next() looks at before it makes do with the slot's start. */
     LOOK_AT_MOST = 16,
@@ -95,7 +95,7 @@ static inline void link_at(tpi_timers *timers, tepal_timer *timer, unsigned posi
     tepal_timer *const first = timers->lists[position];
     timer->work.next = first == NULL ? NULL : &first->work;
     set_previous(timer, NULL);
-    timer->work.state = position + STATE_BIAS;
+    timer->work.state = (position + STATE_BIAS) * 2;
     if (first != NULL) {
         set_previous(first, timer);
     } else {
@@ -105,7 +105,7 @@ static inline void link_at(tpi_timers *timers, tepal_timer *timer, unsigned posi
 }
 
 static inline void unlink_timer(tpi_timers *timers, const tepal_timer *timer) {
-    const unsigned position = (unsigned)(timer->work.state - STATE_BIAS);
+    const unsigned position = (unsigned)(timer->work.state / 2 - STATE_BIAS);
     tepal_timer *const next = next_of(timer);
     tepal_timer *const previous = previous_of(timer);
     if (next != NULL) {
@@ -152,14 +152,14 @@ void tpi_timers_init(tpi_timers *timers, int64_t now_ns) {
 
 void tpi_timers_start(tpi_timers *timers, tepal_timer *timer, int64_t deadline_ns) {
     const uintptr_t state = timer->work.state;
-    const bool stays = state >= STATE_BIAS && state < POSITION_PAST + STATE_BIAS && deadline_ns >= timer->deadline_ns;
+    const bool stays = state != 0 && state < (POSITION_PAST + STATE_BIAS) * 2 && deadline_ns >= timer->deadline_ns;
     timer->reserved[1] = ++timers->sequence;
     if (stays) {
         /* The bound is left as it is: one early look in a whole time limit is cheaper than a search for each move. */
         timer->deadline_ns = deadline_ns;
         return;
     }
-    if (state < STATE_BIAS) {
+    if (state == 0) {
         timers->count++;
     } else {
         unlink_timer(timers, timer);
@@ -190,10 +190,10 @@ static bool holds_bound(const tpi_timers *timers, unsigned position) {
 }
 
 bool tpi_timers_stop(tpi_timers *timers, tepal_timer *timer) {
-    if (timer->work.state < STATE_BIAS) {
+    if (timer->work.state == 0 || timer->work.state % 2 == 1) {
         return false;
     }
-    const unsigned position = (unsigned)(timer->work.state - STATE_BIAS);
+    const unsigned position = (unsigned)(timer->work.state / 2 - STATE_BIAS);
     const int64_t deadline_ns = timer->deadline_ns;
     take_out(timers, timer);
     if (deadline_ns == timers->bound_ns || (timers->lists[position] == NULL && holds_bound(timers, position))) {
@@ -395,7 +395,7 @@ static void append_due(tpi_timers *timers, tepal_timer *chain) {
         timers->occupied[TPI_TIMERS_LEVELS] |= due_bit;
     }
     for (; chain != NULL; chain = next_of(chain)) {
-        chain->work.state = POSITION_DUE + STATE_BIAS;
+        chain->work.state = (POSITION_DUE + STATE_BIAS) * 2;
         set_previous(chain, previous);
         previous = chain;
     }

@@ -118,7 +118,7 @@ static void merge(tepal_loop *loop, tepal_work *newest) {
     }
     while (oldest != NULL) {
         tepal_work *next = oldest->next;
-        tpi_queue_push(&loop->ready, oldest);
+        tpi_ready_push(loop, oldest);
         loop->stats.posts++;
         oldest = next;
     }
@@ -140,10 +140,11 @@ void tpi_posts_close(tepal_loop *loop) {
 
 void tpi_posts_abandon(tepal_loop *loop) {
     tpi_posts_close(loop);
-    tepal_work *work;
-    while ((work = tpi_queue_pop(&loop->ready)) != NULL) {
+    for (tepal_work *work = loop->ready.first, *next; work != NULL; work = next) {
+        next = work->next;
         if (work->run == remote_call_run) {
             tpi_free(loop->realloc, work);
         }
     }
+    loop->ready.first = NULL;
 }

@@ -145,7 +145,7 @@ static void check_wheel(const tpi_timers *timers) {
         CHECK_EQ(has_bit, timers->lists[position] != NULL);
         for (const tepal_timer *t = timers->lists[position]; t != NULL; t = (const tepal_timer *)t->work.next) {
             CHECK(t->reserved[0] == (uintptr_t)previous);
-            CHECK_EQ(t->work.state, position + 2);
+            CHECK_EQ(t->work.state, (position + 1) * 2);
             if (position < TPI_TIMERS_LEVELS * TPI_TIMERS_SLOTS) {
                 CHECK_GT(t->deadline_ns, timers->elapsed_ns);
             }
