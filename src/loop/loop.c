@@ -374,7 +374,12 @@ int tepal_loop_poll_fd(tepal_loop *loop) {
 }
 
 int tepal_loop_set_hooks(tepal_loop *loop, const tepal_loop_hooks *hooks) {
-    return tpi_options_copy(&loop->hooks, sizeof loop->hooks, hooks);
+    tepal_loop_hooks own;
+    int code = tpi_options_copy(&own, sizeof own, hooks);
+    if (code == 0) {
+        loop->hooks = own;
+    }
+    return code;
 }
 
 void tepal_loop_stop(tepal_loop *loop) {
