@@ -33,13 +33,13 @@ uint64_t tepal_transport_write_buffer_size(const tepal_transport *transport) {
 }
 
 void tpi_flow_grown(tepal_transport *transport) {
-    if (transport->flags & (TPI_PAUSED_WRITING | TPI_ENDED) ||
+    if (transport->flags & (TPI_PAUSED_WRITING | TPI_ENDED | TPI_GATHERING) || !(transport->flags & TPI_MADE) ||
         tepal_transport_write_buffer_size(transport) <= tpi_flow_high(transport)) {
         return;
     }
     transport->flags |= TPI_PAUSED_WRITING;
     tepal_protocol *protocol = transport->protocol;
-    if (transport->flags & TPI_MADE && protocol->type->pause_writing != NULL) {
+    if (protocol->type->pause_writing != NULL) {
         protocol->type->pause_writing(protocol);
     }
     if (transport->extras != NULL && transport->flags & TPI_PAUSED_WRITING) {
@@ -64,14 +64,14 @@ static void finish_drains(tepal_transport *transport, const tepal_error *error) 
 }
 
 void tpi_flow_fallen(tepal_transport *transport) {
-    if (transport->flags & TPI_ENDED) {
+    if (transport->flags & (TPI_ENDED | TPI_GATHERING)) {
         return;
     }
     uint64_t buffered = tepal_transport_write_buffer_size(transport);
     if (transport->flags & TPI_PAUSED_WRITING && buffered <= tpi_flow_low(transport)) {
         transport->flags &= ~(uint32_t)TPI_PAUSED_WRITING;
         tepal_protocol *protocol = transport->protocol;
-        if (transport->flags & TPI_MADE && protocol->type->resume_writing != NULL) {
+        if (protocol->type->resume_writing != NULL) {
             protocol->type->resume_writing(protocol);
         }
         if (transport->extras != NULL && !(transport->flags & (TPI_PAUSED_WRITING | TPI_CLOSING))) {

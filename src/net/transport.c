@@ -36,7 +36,9 @@ static int take_options(tepal_transport *transport, const tepal_transport_option
     if (extras == NULL) {
         return TEPAL_ENOMEM;
     }
-    extras->high = options->write_high == 0 ? TPI_WRITE_HIGH : options->write_high;
+    uint64_t default_high =
+        options->write_cap != 0 && options->write_cap < TPI_WRITE_HIGH ? options->write_cap : TPI_WRITE_HIGH;
+    extras->high = options->write_high == 0 ? default_high : options->write_high;
     extras->low = options->write_low == 0 ? extras->high / 4 : options->write_low;
     extras->cap = options->write_cap != 0        ? options->write_cap
                   : extras->high > TPI_WRITE_CAP ? extras->high
@@ -190,6 +192,7 @@ void tpi_transport_made(tepal_transport *transport, tepal_protocol *protocol) {
     if (code < 0) {
         tepal_transport_abort(transport, code);
     }
+    tpi_flow_grown(transport); /* by what was written before there was anybody to tell */
     tpi_stream_update_reading(transport);
     tpi_loop_flush(loop);
 }
@@ -296,6 +299,7 @@ void tepal_transport_close(tepal_transport *transport) {
         return; /* it ended while it was drained */
     }
     transport->flags |= TPI_CLOSING;
+    tpi_transport_drain_cork(transport); /* what a pause_writing wrote meanwhile */
     if (transport->extras != NULL && transport->extras->producer != NULL) {
         transport->flags |= TPI_STOP_PRODUCER;
         tpi_transport_queue_event(transport);
@@ -337,6 +341,7 @@ int tepal_transport_write_eof(tepal_transport *transport) {
         return 0; /* it failed while it was drained: connection_lost tells */
     }
     transport->flags |= TPI_EOF_WANTED;
+    tpi_transport_drain_cork(transport); /* what a pause_writing wrote meanwhile */
     if (transport->flags & TPI_EOF_RECEIVED) {
         tepal_transport_close(transport); /* both sides have ended */
         return 0;
@@ -367,14 +372,16 @@ static int protocol_failed(tepal_transport *transport, int code) {
 static int64_t fill_buffers(tepal_transport *transport, const uint8_t *data, size_t length) {
     tepal_protocol *protocol = transport->protocol;
     size_t used = 0;
-    while (used < length && !(transport->flags & (TPI_HELD_BACK | TPI_CLOSING))) {
+    while (used < length && !(transport->flags & (TPI_HELD_BACK | TPI_CLOSING)) && transport->protocol == protocol) {
         void *buffer = NULL;
         size_t size = 0;
         int code = protocol->type->get_buffer(protocol, length - used, &buffer, &size);
-        if (code >= 0 && size == 0) {
+        if (transport->flags & (TPI_HELD_BACK | TPI_CLOSING) || transport->protocol != protocol) {
+            size = 0; /* by what it did inside: the buffer is given back unused */
+        } else if (code >= 0 && size == 0) {
             code = TEPAL_EINVAL; /* it declines, and has no data_received to go to */
         }
-        if (code >= 0) {
+        if (code >= 0 && size > 0) {
             size = size < length - used ? size : length - used;
             memcpy(buffer, data + used, size);
             used += size;
@@ -383,9 +390,15 @@ static int64_t fill_buffers(tepal_transport *transport, const uint8_t *data, siz
         if (code < 0) {
             return protocol_failed(transport, code);
         }
-        protocol = transport->protocol;
     }
-    return transport->flags & TPI_CLOSING ? (int64_t)length : (int64_t)used;
+    if (transport->flags & TPI_CLOSING) {
+        return (int64_t)length;
+    }
+    if (used < length && transport->protocol != protocol) { /* the rest is its successor's */
+        int64_t rest = tpi_protocol_received(transport, data + used, length - used);
+        return rest < 0 ? rest : (int64_t)used + rest;
+    }
+    return (int64_t)used;
 }
 
 int64_t tpi_protocol_received(tepal_transport *transport, const uint8_t *data, size_t length) {

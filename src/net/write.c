@@ -230,12 +230,18 @@ static void append(tpi_chunk *chunk, const struct iovec *pieces, size_t count) {
     }
 }
 
+static int write_pieces(tepal_transport *transport, const struct iovec *pieces, size_t count, uint64_t length);
+
 /* Write what fits a cork, which has been checked. */
 static int write_corked(tepal_transport *transport, const struct iovec *pieces, size_t count, uint32_t limit) {
     if (transport->cork == NULL) {
         int code = cork(transport);
         if (code < 0) {
             return code;
+        }
+        if (__builtin_expect(transport->cork == NULL || transport->cork->used > 0, 0)) {
+            /* What flushing another one called up has ended this one, or written to it: judge again. */
+            return write_pieces(transport, pieces, count, tpi_pieces_bytes(pieces, count));
         }
     }
     tpi_chunk *chunk = transport->cork;
@@ -310,21 +316,25 @@ int tepal_transport_writev(tepal_transport *transport, const struct iovec *piece
     if (count <= TPI_SEND_PIECES) {
         return write_pieces(transport, pieces, count, length);
     }
-    /* More than one call can gather: joined in the cork on the way. Judged as a whole first, so it is all or nothing. */
+    /*
+     * More than one call can gather: joined in the cork on the way. Judged as a whole first, so it is all or nothing; and
+     * nobody is told of marks on the way, who might write in between.
+     */
     int code = check_write(transport, length);
     tepal_transport_ref(transport);
+    transport->flags |= TPI_GATHERING;
     for (size_t i = 0; i < count && code == 0; i += TPI_SEND_PIECES) {
         size_t some = count - i < TPI_SEND_PIECES ? count - i : TPI_SEND_PIECES;
         code = write_pieces(transport, pieces + i, some, tpi_pieces_bytes(pieces + i, some));
         if (code < 0 && i > 0) {
-            /* It ended, or was ended by a pause_writing, in between: connection_lost tells. Memory that ran out ends it. */
-            if (code != TEPAL_ECLOSED && code != TEPAL_EPIPE) {
-                tpi_transport_fail(transport, code);
-            }
+            /* It ended in between, or memory ran out, which ends it: connection_lost tells. */
+            tpi_transport_fail(transport, code);
             code = 0;
             break;
         }
     }
+    transport->flags &= ~(uint32_t)TPI_GATHERING;
+    tell_flow(transport);
     tepal_transport_unref(transport);
     return code;
 }

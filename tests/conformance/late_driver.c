@@ -165,7 +165,7 @@ static void late_release(tpi_driver *driver, tpi_object *object) {
     late *self = of(driver);
     deferred *entry = find(self, object);
     if (entry != NULL) {
-        look_at(entry->message);
+        look_at(object->sending); /* the entry's own message may have been sent meanwhile, and be gone */
         take_out(self, entry);
         free(entry);
     }
