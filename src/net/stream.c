@@ -351,7 +351,7 @@ static bool linger(tepal_transport *transport) {
     size_t unread = 0;
     int64_t limit_ns =
         transport->extras == NULL || transport->extras->linger_ns == 0 ? TPI_LINGER_NS : transport->extras->linger_ns;
-    if (transport->code != 0 || !(transport->flags & TPI_HAS_SENT) || limit_ns < 0 ||
+    if (transport->code != 0 || transport->flags & TPI_RESET || !(transport->flags & TPI_HAS_SENT) || limit_ns < 0 ||
         ops(transport)->query(transport->loop->driver, &transport->object, TPI_QUERY_UNREAD, &unread) < 0 ||
         unread == 0) {
         return false;
@@ -363,8 +363,12 @@ static bool linger(tepal_transport *transport) {
     if (!(transport->flags & TPI_EOF_SENT)) {
         (void)ops(transport)->shutdown(transport->loop->driver, &transport->object);
     }
+    int64_t end_ns;
+    if (__builtin_add_overflow(tepal_loop_time(transport->loop), limit_ns, &end_ns)) {
+        end_ns = INT64_MAX;
+    }
     extras->linger.work.run = linger_is_over;
-    tpi_timers_start(&transport->loop->timers, &extras->linger, tepal_loop_time(transport->loop) + limit_ns);
+    tpi_timers_start(&transport->loop->timers, &extras->linger, end_ns);
     transport->flags |= TPI_LINGERING;
     transport->object.direct = false;
     ops(transport)->read_start(transport->loop->driver, &transport->object);
