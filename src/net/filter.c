@@ -70,11 +70,17 @@ static void writable(tepal_transport *transport, tepal_filter *filter) {
     }
 }
 
+static void pause_down(tepal_transport *transport, tepal_filter *filter);
+
 int64_t tpi_filters_received(tepal_transport *transport, const uint8_t *data, size_t length) {
     int64_t used = received(transport, lowest(transport), data, length);
-    if (used >= 0 && (size_t)used < length && !(transport->flags & (TPI_CLOSING | TPI_BELOW_PAUSED | TPI_HELD_BACK))) {
-        /* Nobody would ever ask for the rest. */
-        tepal_transport_abort(transport, TEPAL_EINVAL);
+    if (used < 0 || (size_t)used == length || transport->flags & (TPI_CLOSING | TPI_BELOW_PAUSED)) {
+        return used;
+    }
+    if (transport->flags & TPI_HELD_BACK) {
+        pause_down(transport, NULL); /* the filter has left that to us; resuming knows */
+    } else {
+        tepal_transport_abort(transport, TEPAL_EINVAL); /* nobody would ever ask for the rest */
     }
     return used;
 }
@@ -207,6 +213,10 @@ void tpi_filters_pause(tepal_transport *transport) {
 
 void tpi_filters_resume(tepal_transport *transport) {
     resume_down(transport, transport->filters);
+    const tepal_filter *filter = lowest(transport);
+    if (transport->flags & TPI_BELOW_PAUSED && (filter == NULL || !(filter->reserved & WANTS_NO_BYTES))) {
+        resume_down(transport, NULL); /* paused for bytes that were left, and not by the filter's own wish */
+    }
 }
 
 int tepal_filter_down_write(tepal_filter *self, const struct iovec *pieces, size_t count) {
@@ -345,14 +355,17 @@ int tepal_transport_push_filter(tepal_transport *transport, tepal_filter *filter
     if (code < 0) {
         return code;
     }
+    if (transport->flags & TPI_HELD_BACK && transport->filters != NULL) {
+        tpi_filters_resume(transport); /* from now on it is the new filter that pauses it, or does not */
+    }
     filter->transport = transport;
     filter->reserved = 0;
     filter->above = NULL;
     filter->below = transport->filters;
     if (filter->below != NULL) {
         filter->below->above = filter;
-    } else if (transport->flags & TPI_HELD_BACK) {
-        transport->flags |= TPI_BELOW_PAUSED; /* until now the stream went by the protocol's own pause */
+    } else {
+        transport->flags &= ~(uint32_t)TPI_BELOW_PAUSED; /* of filters that are gone */
     }
     transport->filters = filter;
     tpi_transport_update_special(transport);
@@ -360,6 +373,7 @@ int tepal_transport_push_filter(tepal_transport *transport, tepal_filter *filter
     if (transport->flags & TPI_HELD_BACK) {
         tpi_filters_pause(transport);
     }
+    tpi_stream_update_reading(transport);
     return 0;
 }
 
@@ -381,18 +395,23 @@ int tepal_transport_pop_filter(tepal_transport *transport, tepal_filter *filter)
     if (filter->below != NULL) {
         filter->below->above = NULL;
     }
+    bool had_paused = (filter->reserved & WANTS_NO_BYTES) != 0;
     filter->below = NULL;
     filter->transport = NULL;
     if (filter->type->detach != NULL) {
         filter->type->detach(filter);
     }
     tpi_stream_update_direct(transport);
-    /* What the filter asked of the layer below is forgotten: that layer now answers to the protocol, or the one below. */
-    if (transport->flags & TPI_HELD_BACK) {
+    /* What the filter asked of the layer below is forgotten: that layer now answers to the protocol. */
+    bool pauses = (transport->flags & TPI_HELD_BACK) != 0;
+    if (transport->filters == NULL) {
+        transport->flags &= ~(uint32_t)TPI_BELOW_PAUSED;
+    } else if (pauses && !had_paused) {
         tpi_filters_pause(transport);
-    } else {
+    } else if (!pauses && had_paused) {
         tpi_filters_resume(transport);
     }
+    tpi_stream_update_reading(transport);
     tpi_flow_fallen(transport);
     return 0;
 }
