@@ -110,7 +110,7 @@ typedef struct tepal_loop_stats {
     uint64_t reported;   /**< errors handed to the exception handler, or counted here because there is none */
     uint64_t invariants; /**< broken invariants among them */
     uint64_t slow;       /**< slow callbacks among them */
-    uint64_t transports; /**< transports alive now */
+    uint64_t transports; /**< transports alive now: made, and their descriptor not closed */
 } tepal_loop_stats;
 
 /**

@@ -76,7 +76,7 @@ TEPAL_API int tepal_server_socket(const tepal_server *server, size_t index);
 /** The local address of socket index, with the port that the system chose. Returns 0, TEPAL_EINVAL past the end, or the system's error. */
 TEPAL_API int tepal_server_local(const tepal_server *server, size_t index, tepal_address *address);
 
-/** How many of its connections are alive: made, and connection_lost not yet returned. */
+/** How many of its connections are alive: made, and their descriptor not closed (one that lingers counts). */
 TEPAL_API size_t tepal_server_connection_count(const tepal_server *server);
 
 /**
@@ -91,7 +91,7 @@ TEPAL_API void tepal_server_close_clients(tepal_server *server);
 /** tepal_transport_abort(TEPAL_ECLOSED) on each of its connections. Loop thread. */
 TEPAL_API void tepal_server_abort_clients(tepal_server *server);
 
-/** A future that is done once the server is closed and its last connection is lost. Returns 0, TEPAL_ENOMEM or TEPAL_ECLOSED. Loop thread. */
+/** A future that is done once the server is closed and the descriptor of its last connection too (after any lingering). Returns 0, TEPAL_ENOMEM or TEPAL_ECLOSED. Loop thread. */
 TEPAL_API int tepal_server_wait_closed(tepal_server *server, tepal_future **future);
 
 #ifdef __cplusplus

@@ -113,7 +113,12 @@ TEPAL_API int tepal_transport_pause_reading(tepal_transport *transport);
 /** Deliver data again, from the next turn on. Twice is harmless. Returns 0, or TEPAL_ECLOSED once closing. */
 TEPAL_API int tepal_transport_resume_reading(tepal_transport *transport);
 
-/** Close after what is buffered is sent. connection_lost(NULL) comes from the ready queue. Twice is harmless. */
+/**
+ * Close after what is buffered is sent. connection_lost(NULL) comes from the ready queue. Twice is harmless.
+ *
+ * If input is left unread, the descriptor lingers for up to linger_ns after connection_lost, so that a reset does not
+ * overtake what was sent; tepal_loop_close() cuts that short. tepal_server_wait_closed() waits for it.
+ */
 TEPAL_API void tepal_transport_close(tepal_transport *transport);
 
 /**

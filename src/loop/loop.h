@@ -86,8 +86,9 @@ struct tepal_loop {
     tepal_order order;
     unsigned drain_limit;
     bool debug;
-    bool strict;         /* debug, or not open: look closely at every call */
-    bool stop;           /* leave after this turn */
+    bool strict;    /* debug, or not open: look closely at every call */
+    bool in_upcall; /* debug: an upcall of a protocol runs, and only a pause or resume may run inside it */
+    bool stop;      /* leave after this turn */
     bool interrupted;
     int interrupt_code;
     tpi_phase phase;

@@ -29,27 +29,17 @@ void tpi_stream_update_direct(tepal_transport *transport) {
     transport->object.direct = transport->filters == NULL && type->get_buffer != NULL;
 }
 
-/* Around every upcall that runs the user's code. */
-static int64_t upcall_begins(tepal_transport *transport) {
-    return __builtin_expect(transport->loop->debug, 0) ? tpi_debug_begin(transport->loop) : 0;
-}
-
-static void upcall_ends(tepal_loop *loop, int64_t began_ns) {
-    tpi_loop_flush(loop);
-    if (__builtin_expect(loop->debug, 0)) {
-        tpi_debug_end(loop, began_ns, "a protocol's upcall");
-    }
-}
-
 static __attribute__((noinline)) size_t data_in_general(tepal_transport *transport, const uint8_t *data,
                                                         size_t length) {
     if (transport->flags & TPI_LINGERING) {
         return length;
     }
-    int64_t began = upcall_begins(transport);
+    TPI_INVARIANT(transport->loop, 2,
+                  transport->filters != NULL || !(transport->flags & (TPI_HELD_BACK | TPI_CLOSING | TPI_EOF_RECEIVED)));
+    int64_t began = tpi_upcall_begins(transport);
     int64_t used = transport->filters == NULL ? tpi_protocol_received(transport, data, length)
                                               : tpi_filters_received(transport, data, length);
-    upcall_ends(transport->loop, began);
+    tpi_upcall_ends(transport->loop, began, "data_received");
     return used < 0 ? length : (size_t)used;
 }
 
@@ -91,12 +81,12 @@ static void stream_get_buffer(tpi_object *object, size_t hint, void **buffer, si
 static void stream_filled(tpi_object *object, size_t length) {
     tepal_transport *transport = (tepal_transport *)object;
     tepal_protocol *protocol = transport->protocol;
-    int64_t began = upcall_begins(transport);
+    int64_t began = tpi_upcall_begins(transport);
     int code = protocol->type->buffer_updated == NULL ? 0 : protocol->type->buffer_updated(protocol, length);
     if (code < 0) {
         tepal_transport_abort(transport, code);
     }
-    upcall_ends(transport->loop, began);
+    tpi_upcall_ends(transport->loop, began, "buffer_updated");
 }
 
 static void linger_ends(tepal_transport *transport);
@@ -107,13 +97,13 @@ static void stream_eof(tpi_object *object) {
         linger_ends(transport);
         return;
     }
-    int64_t began = upcall_begins(transport);
+    int64_t began = tpi_upcall_begins(transport);
     if (transport->filters == NULL) {
         (void)tpi_protocol_received_eof(transport);
     } else {
         (void)tpi_filters_received_eof(transport);
     }
-    upcall_ends(transport->loop, began);
+    tpi_upcall_ends(transport->loop, began, "eof_received");
 }
 
 static void stream_error(tpi_object *object, int code) {
@@ -217,17 +207,18 @@ static void stream_sent(tpi_object *object, int64_t result) {
         tpi_transport_fail(transport, (int)result);
         return;
     }
+    TPI_INVARIANT(transport->loop, 5, transport->sending != NULL);
     account(transport, 0, (uint64_t)result, 0);
     tpi_output_consume(&transport->sending->output, transport->loop->realloc, (uint64_t)result);
     push(transport);
     check_account(transport);
-    int64_t began = upcall_begins(transport);
+    int64_t began = tpi_upcall_begins(transport);
     if (transport->filters != NULL) {
         tpi_filters_writable(transport);
     } else {
         tpi_flow_fallen(transport);
     }
-    upcall_ends(transport->loop, began);
+    tpi_upcall_ends(transport->loop, began, "resume_writing");
 }
 
 /* Queue what the driver did not take at once; push it unless something waited before. */
@@ -383,9 +374,15 @@ void tpi_stream_retire(tepal_transport *transport) {
     }
 }
 
+/* The descriptor is gone. A server, and who counts transports, has waited for that: also for a lingering end. */
 static void last_word(tepal_transport *transport) {
     transport->object.sending = NULL;
     tpi_stream_discard(transport);
+    transport->loop->stats.transports--;
+    if (transport->accepted) {
+        transport->accepted = 0;
+        tpi_server_connection_lost(transport->owner);
+    }
     tepal_transport_unref(transport); /* the loop's */
 }
 

@@ -160,6 +160,10 @@ uint32_t tpi_transport_corked(const tepal_transport *transport);
 /* Drop the cork, if there is one. */
 void tpi_transport_drop_cork(tepal_transport *transport);
 
+/* Around each upcall of a protocol but pause_writing and resume_writing; the end flushes. */
+int64_t tpi_upcall_begins(const tepal_transport *transport);
+void tpi_upcall_ends(tepal_loop *loop, int64_t began_ns, const char *what);
+
 /* stream.c: the bottom */
 
 extern const tpi_upcalls tpi_stream_upcalls;

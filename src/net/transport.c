@@ -179,6 +179,27 @@ static void event_run(tepal_work *work, int status) {
     tepal_transport_unref(transport);
 }
 
+/* Upcalls */
+
+int64_t tpi_upcall_begins(const tepal_transport *transport) {
+    tepal_loop *loop = transport->loop;
+    if (__builtin_expect(!loop->debug, 1)) {
+        return 0;
+    }
+    TPI_INVARIANT(loop, 1, (transport->flags & (TPI_MADE | TPI_LOST)) == TPI_MADE);
+    TPI_INVARIANT(loop, 6, !loop->in_upcall);
+    loop->in_upcall = true;
+    return tpi_debug_begin(loop);
+}
+
+void tpi_upcall_ends(tepal_loop *loop, int64_t began_ns, const char *what) {
+    if (__builtin_expect(loop->debug, 0)) {
+        loop->in_upcall = false;
+        tpi_debug_end(loop, began_ns, what);
+    }
+    tpi_loop_flush(loop);
+}
+
 /* Birth */
 
 void tpi_transport_made(tepal_transport *transport, tepal_protocol *protocol) {
@@ -188,13 +209,14 @@ void tpi_transport_made(tepal_transport *transport, tepal_protocol *protocol) {
     transport->flags |= TPI_MADE;
     loop->stats.transports++;
     tpi_stream_update_direct(transport);
+    int64_t began = tpi_upcall_begins(transport);
     int code = protocol->type->connection_made == NULL ? 0 : protocol->type->connection_made(protocol, transport);
     if (code < 0) {
         tepal_transport_abort(transport, code);
     }
     tpi_flow_grown(transport); /* by what was written before there was anybody to tell */
     tpi_stream_update_reading(transport);
-    tpi_loop_flush(loop);
+    tpi_upcall_ends(loop, began, "connection_made");
 }
 
 void tpi_transport_made_soon(tepal_transport *transport, tepal_protocol *protocol) {
@@ -264,26 +286,17 @@ void tpi_transport_lose(tepal_transport *transport) {
         tpi_transport_made(transport,
                            transport->protocol); /* the loop closes first: lost, but not without being made */
     }
-    TPI_INVARIANT(loop, 1, !(transport->flags & TPI_LOST));
+    int64_t began = tpi_upcall_begins(transport);
     transport->flags |= TPI_LOST | TPI_CLOSING | TPI_ENDED;
     tpi_producer_stop(transport);
     tpi_filters_lost(transport, told);
     tpi_flow_lost(transport, told);
     tepal_protocol *protocol = transport->protocol;
     if (protocol->type->connection_lost != NULL) {
-        int64_t began = loop->debug ? tpi_debug_begin(loop) : 0;
         protocol->type->connection_lost(protocol, told);
-        if (loop->debug) {
-            tpi_debug_end(loop, began, "connection_lost");
-        }
     }
     transport->protocol = NULL;
-    loop->stats.transports--;
-    if (transport->accepted) {
-        transport->accepted = 0;
-        tpi_server_connection_lost(transport->owner);
-    }
-    tpi_loop_flush(loop);
+    tpi_upcall_ends(loop, began, "connection_lost");
 }
 
 static bool may_call(const tepal_transport *transport) {
