@@ -18,7 +18,6 @@ typedef struct piping {
     tepal_protocol *aside;
     tepal_pipe_result result;
     bool keep_sink_open;
-    bool is_broken; /* the sink refused bytes because it is closing, and will say stop */
 } piping;
 
 static piping *of_protocol(tepal_protocol *protocol) {
@@ -127,8 +126,7 @@ static int sink_refused(piping *pipe, int code) {
     tepal_transport *sink = pipe->sink;
 
     if ((sink->flags & (TPI_CLOSING | TPI_ENDED)) != 0) {
-        pipe->is_broken = true;
-        tpi_flow_hold(pipe->source);
+        tpi_flow_hold(pipe->source); /* nothing more, not even EOF: stop is on its way and ends the pipe */
         return 0;
     }
     tepal_transport_ref(sink);
@@ -158,11 +156,7 @@ static int source_received(tepal_protocol *self, const void *data, size_t length
 }
 
 static int source_received_eof(tepal_protocol *self) {
-    piping *pipe = of_protocol(self);
-
-    if (!pipe->is_broken) {
-        source_ended(pipe, true);
-    }
+    source_ended(of_protocol(self), true);
     return TEPAL_KEEP_OPEN;
 }
 
