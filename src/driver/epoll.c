@@ -68,7 +68,7 @@ static int wait_for_events(tpi_readiness *readiness, int64_t timeout_ns) {
     } else {
         struct timespec limit = {.tv_sec = timeout_ns / 1000000000, .tv_nsec = timeout_ns % 1000000000};
         count = epoll_pwait2(epoll->epoll_fd, epoll->events, BATCH, &limit, NULL);
-        if (count < 0 && errno == ENOSYS) {
+        if (count < 0 && (errno == ENOSYS || errno == EPERM)) { /* EPERM: a sandbox that does not know the call */
             epoll->whole_milliseconds = true;
             count = wait_milliseconds(epoll, timeout_ns);
         }
@@ -94,21 +94,31 @@ static int register_wake(tpi_epoll *epoll) {
                    TPI_WAKE_TAG(epoll->readiness.wake_fd));
 }
 
-/* A new set under the old number, so that who waits on poll_fd need not learn another. */
+/*
+ * A new set under the old number, so that who waits on poll_fd need not learn another. The old set stays if the new one
+ * cannot be filled.
+ */
 static int rebuild(tpi_readiness *readiness) {
     tpi_epoll *epoll = (tpi_epoll *)readiness;
+    int number = epoll->epoll_fd;
     int fresh = epoll_create1(EPOLL_CLOEXEC);
     if (fresh < 0) {
         return TEPAL_SYSTEM(errno);
     }
-    if (dup3(fresh, epoll->epoll_fd, O_CLOEXEC) < 0) {
-        int code = TEPAL_SYSTEM(errno);
-        close(fresh);
-        return code;
+    epoll->epoll_fd = fresh;
+    int code = register_wake(epoll);
+    if (code == 0) {
+        code = tpi_readiness_register_all(readiness);
+    }
+    epoll->epoll_fd = number;
+    if (code == 0 && dup3(fresh, number, O_CLOEXEC) < 0) {
+        code = TEPAL_SYSTEM(errno);
     }
     close(fresh);
-    int code = register_wake(epoll);
-    return code < 0 ? code : tpi_readiness_register_all(readiness);
+    if (code == 0) {
+        epoll->next = epoll->end = epoll->events; /* the new set reports what is ready once more */
+    }
+    return code;
 }
 
 static const tpi_poller poller = {

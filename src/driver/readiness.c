@@ -49,6 +49,14 @@ int tpi_readiness_init(tpi_readiness *readiness, const tpi_driver_ops *ops, cons
 static void free_memory(tpi_readiness *readiness) {
     tpi_realloc allocate = readiness->driver.realloc;
     tpi_held_free_all(readiness);
+    for (uint32_t fd = 0; fd < readiness->slot_count; fd++) {
+        tpi_object *object = readiness->slots[fd].object;
+        if (object != NULL && object->kind == TPI_WATCH) { /* it ends silently, and may be started elsewhere */
+            object->fd = -1;
+            object->kind = 0;
+            object->bits = 0;
+        }
+    }
     tpi_free(allocate, readiness->slots);
     tpi_free(allocate, readiness->scratch);
 }
@@ -176,7 +184,6 @@ int tpi_readiness_register_all(tpi_readiness *readiness) {
         if (object == NULL || !(object->bits & TPI_REGISTERED)) {
             continue;
         }
-        readiness->slots[fd].generation++;
         int code = tpi_readiness_register(readiness, object);
         if (code == TEPAL_EBADF && object->kind == TPI_WATCH) {
             tpi_watch_forget(readiness, object);
@@ -227,6 +234,8 @@ static void deliver_what_is_left(tpi_readiness *readiness, tpi_object *object) {
     } else if (object->bits & TPI_SAY_STOPPED) {
         object->bits &= ~(uint32_t)TPI_SAY_STOPPED;
         object->up->accept_stopped(object);
+    } else if (object->bits & TPI_START_AGAIN) {
+        tpi_readiness_accept_again(readiness, object);
     } else {
         tpi_stream_go_on(readiness, object);
     }
@@ -311,10 +320,14 @@ int tpi_readiness_wait(tpi_driver *driver, int64_t timeout_ns) {
 
 void tpi_readiness_wake(tpi_driver *driver) {
     int saved = errno; /* also from signal handlers */
-    uint64_t one = 1;
-    /* A full counter means that a wake-up is due anyway. */
-    ssize_t written = write(((tpi_readiness *)driver)->wake_fd, &one, sizeof one);
-    (void)written;
+    int fd = ((tpi_readiness *)driver)->wake_fd;
+    uint64_t count = 1;
+    while (write(fd, &count, sizeof count) < 0 && errno == EAGAIN) {
+        /* The counter is full, which takes somebody else's bytes; a poller of edges must see it change. */
+        ssize_t emptied = read(fd, &count, sizeof count);
+        (void)emptied;
+        count = 1;
+    }
     errno = saved;
 }
 

@@ -65,10 +65,11 @@ enum {
     TPI_SAY_STOPPED = 1 << 9, /* accept_stopped is due */
     TPI_SAY_RELEASED = 1 << 10,
     TPI_SAY_CLOSED = 1 << 11,
-    TPI_REGISTERED = 1 << 12, /* with the poller */
-    TPI_ADOPTED = 1 << 13,    /* the descriptor may have duplicates: take it out of the poller before closing */
-    TPI_LEVELS = 1 << 14,     /* the poller reports levels only */
-    TPI_EVENTS_SHIFT = 16     /* a watch's TEPAL_READABLE and TEPAL_WRITABLE; with levels, the events registered */
+    TPI_REGISTERED = 1 << 12,  /* with the poller */
+    TPI_ADOPTED = 1 << 13,     /* the descriptor may have duplicates: take it out of the poller before closing */
+    TPI_LEVELS = 1 << 14,      /* the poller reports levels only */
+    TPI_START_AGAIN = 1 << 15, /* registering a listener failed: dispatch tries again, and tells */
+    TPI_EVENTS_SHIFT = 16      /* a watch's TEPAL_READABLE and TEPAL_WRITABLE; with levels, the events registered */
 };
 
 /* Of the wake-up descriptor; no slot's generation matches it. */
@@ -127,8 +128,9 @@ static inline void tpi_readiness_edge(tpi_readiness *readiness, uint64_t tag, ui
     tpi_readiness_quick_read_ended(readiness, object, count, used);
 }
 
-/* accept.c */
+/* readiness_socket.c */
 void tpi_readiness_accept(tpi_readiness *readiness, tpi_object *object);
+void tpi_readiness_accept_again(tpi_readiness *readiness, tpi_object *object);
 
 /* The operations that are the same for every poller; a driver fills in the rest of its table. */
 #define TPI_READINESS_OPS                                                                                              \

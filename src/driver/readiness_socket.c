@@ -149,6 +149,14 @@ void tpi_readiness_accept_start(tpi_driver *driver, tpi_object *object) {
         return;
     }
     object->bits |= TPI_ACCEPTING;
+    if (tpi_readiness_register(readiness, object) < 0) {
+        object->bits |= TPI_START_AGAIN; /* nobody is called up from here */
+        tpi_readiness_list(readiness, object);
+    }
+}
+
+void tpi_readiness_accept_again(tpi_readiness *readiness, tpi_object *object) {
+    object->bits &= ~(uint32_t)TPI_START_AGAIN;
     int code = tpi_readiness_register(readiness, object);
     if (code < 0) {
         object->bits &= ~(uint32_t)TPI_ACCEPTING;
@@ -157,7 +165,7 @@ void tpi_readiness_accept_start(tpi_driver *driver, tpi_object *object) {
 }
 
 static void stop_accepting(tpi_readiness *readiness, tpi_object *object) {
-    object->bits &= ~(uint32_t)TPI_ACCEPTING;
+    object->bits &= ~(uint32_t)(TPI_ACCEPTING | TPI_START_AGAIN);
     tpi_readiness_unregister(readiness, object);
 }
 

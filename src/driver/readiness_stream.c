@@ -64,18 +64,26 @@ static void reading_failed(tpi_object *object, int code) {
 static void hold(tpi_readiness *readiness, tpi_object *object, const uint8_t *data, size_t length) {
     tpi_held *held = readiness->driver.realloc(NULL, sizeof *held + length);
     if (held == NULL) {
-        reading_failed(object, TEPAL_ENOMEM); /* bytes are lost, so the stream is */
+        if (!(object->bits & TPI_SAY_RELEASED)) {
+            reading_failed(object, TEPAL_ENOMEM); /* bytes are lost, so the stream is */
+        }
         return;
     }
     *held = (tpi_held){.next = readiness->held, .object = object, .length = length};
     memcpy(held->bytes, data, length);
     readiness->held = held;
     object->bits |= TPI_HOLDING;
+    if (object->bits & TPI_WANT_READ) {
+        tpi_readiness_list(readiness, object); /* stopped, and started again, in the same upcall */
+    }
 }
 
-/* Whether reading may go on: it was not stopped, and the object not closed, in the upcall before. */
+/*
+ * Whether reading may go on: it was not stopped, nor the object closed, in the upcall before. What is held comes
+ * before what the socket has.
+ */
 static bool still_reading(const tpi_object *object) {
-    return (object->bits & TPI_WANT_READ) != 0;
+    return (object->bits & (TPI_WANT_READ | TPI_HOLDING)) == TPI_WANT_READ;
 }
 
 static __attribute__((noinline)) void keep_rest(tpi_readiness *readiness, tpi_object *object, const uint8_t *data,
@@ -324,7 +332,7 @@ void tpi_readiness_quick_read_ended(tpi_readiness *readiness, tpi_object *object
 }
 
 void tpi_stream_go_on(tpi_readiness *readiness, tpi_object *object) {
-    if (object->bits & TPI_HOLDING && still_reading(object)) {
+    if ((object->bits & (TPI_HOLDING | TPI_WANT_READ)) == (TPI_HOLDING | TPI_WANT_READ)) {
         deliver_held(readiness, object);
         if (readiness->driver.interrupted) {
             tpi_readiness_list(readiness, object);

@@ -28,7 +28,11 @@ static int change(tpi_readiness *readiness, tpi_object *object, unsigned events)
     uint32_t interest = tpi_readiness_interest(readiness, object);
     int code = readiness->poller->change(readiness, object->fd, interest, tpi_readiness_tag(readiness, object->fd));
     if (code == TEPAL_ENOENT) {
-        /* Closed behind our back, and the number opened again. */
+        /*
+         * Closed behind our back, and the number opened again. A duplicate may keep the old registration alive: its
+         * events must not pass for the new one's.
+         */
+        readiness->slots[object->fd].generation++;
         code = tpi_readiness_register(readiness, object);
     }
     if (code < 0) {

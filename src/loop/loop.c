@@ -199,13 +199,17 @@ int tepal_loop_after_fork(tepal_loop *loop) {
     if (loop->phase != TPI_PHASE_OPEN) {
         return TEPAL_ECLOSED;
     }
+    int code = loop->driver->ops->after_fork(loop->driver);
+    if (code < 0) {
+        return code; /* still the parent's: closing it must not touch what the parent uses */
+    }
     loop->pid = getpid();
     if (atomic_load(&loop->runner) != tpi_this_thread()) {
         atomic_store(&loop->runner, 0); /* a thread of the parent's that ran it does not exist here */
     }
     atomic_store(&loop->wakers, 0);
     tpi_signals_after_fork(loop);
-    return loop->driver->ops->after_fork(loop->driver);
+    return 0;
 }
 
 /* One turn */
