@@ -158,7 +158,7 @@ static void late_close(tpi_driver *driver, tpi_object *object) {
     entry->kind = object->kind;
     object->sending = NULL;
     object->kind = 0;
-    object->bits &= ~(uint32_t)(TPI_WANT_READ | TPI_CONNECTING | TPI_ACCEPTING | TPI_SAY_STOPPED);
+    object->bits &= ~(uint32_t)(TPI_WANT_READ | TPI_CONNECTING | TPI_ACCEPTING | TPI_SAY_STOPPED | TPI_START_AGAIN);
 }
 
 static void late_release(tpi_driver *driver, tpi_object *object) {
