@@ -1,0 +1,22 @@
+/*
+ * send(2), sendmsg(2) and close(2) for tests: they count, cut short, fail to order, and do not let a descriptor be
+ * closed twice. The test program's own definitions come before libc's.
+ */
+#ifndef TEPAL_TESTS_SYSTEM_CALLS_H
+#define TEPAL_TESTS_SYSTEM_CALLS_H
+
+#include <stddef.h>
+
+/** Calls of send and sendmsg by this process so far. */
+size_t sends_counted(void);
+
+/** From now on each call takes at most this many bytes; 0: no limit of ours. */
+void sends_limit(size_t bytes);
+
+/** Let so many more calls succeed, then fail each with this errno; error 0: fail none. */
+void sends_fail_after(size_t calls, int error);
+
+/** From now on closing what is not open fails the test: it might have been a stranger's. */
+void closes_must_be_good(void);
+
+#endif
