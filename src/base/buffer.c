@@ -60,7 +60,7 @@ static uint8_t *copied_bytes(tpi_piece *piece) {
 
 static void append(tpi_output *output, tpi_piece *piece) {
     piece->next = NULL;
-    if (output->first == NULL) {
+    if (output->last == NULL) {
         output->first = piece;
     } else {
         output->last->next = piece;
@@ -91,7 +91,7 @@ int tpi_output_copy(tpi_output *output, tpi_realloc allocate, const struct iovec
         return TEPAL_ENOMEM;
     }
 
-    tpi_piece *last = output->first != NULL ? output->last : NULL;
+    tpi_piece *last = output->last;
     size_t rest = (size_t)bytes;
     size_t joined = 0;
     if (last != NULL) {
@@ -198,6 +198,9 @@ void tpi_output_consume(tpi_output *output, tpi_realloc allocate, uint64_t count
         count -= piece->length;
         output->bytes -= piece->length;
         output->first = piece->next;
+        if (output->first == NULL) {
+            output->last = NULL;
+        }
         drop(allocate, piece, 0);
     }
 }

@@ -40,7 +40,7 @@ static int grow(tepal_loop *loop) {
     if (calls->chunk_count >= TPI_TIMED_HANDLE / CALLS_PER_CHUNK) {
         return TEPAL_ENOMEM;
     }
-    tpi_call **chunks = loop->realloc(calls->chunks, (calls->chunk_count + 1) * sizeof *chunks);
+    tpi_call **chunks = loop->realloc(calls->chunks, (calls->chunk_count + 1) * sizeof(tpi_call *));
     if (chunks == NULL) {
         return TEPAL_ENOMEM;
     }

@@ -24,7 +24,7 @@ static int check_options(const tepal_loop_options *options) {
 }
 
 int tepal_loop_new(tepal_loop **loop, const tepal_loop_options *options) {
-    tepal_loop_options own;
+    tepal_loop_options own = {0};
     int code = tpi_options_copy(&own, sizeof own, options);
     if (code == 0) {
         code = check_options(&own);
@@ -378,7 +378,7 @@ int tepal_loop_poll_fd(tepal_loop *loop) {
 }
 
 int tepal_loop_set_hooks(tepal_loop *loop, const tepal_loop_hooks *hooks) {
-    tepal_loop_hooks own;
+    tepal_loop_hooks own = {0};
     int code = tpi_options_copy(&own, sizeof own, hooks);
     if (code == 0) {
         loop->hooks = own;

@@ -102,7 +102,7 @@ static int reserve(tepal_loop *loop) {
         return 0;
     }
     tpi_watches grown = {.bucket_count = watches->bucket_count == 0 ? 16 : watches->bucket_count * 2};
-    grown.buckets = tpi_alloc_zero(loop->realloc, grown.bucket_count * sizeof *grown.buckets);
+    grown.buckets = tpi_alloc_zero(loop->realloc, grown.bucket_count * sizeof(tpi_callbacks *));
     if (grown.buckets == NULL) {
         return TEPAL_ENOMEM;
     }

@@ -471,12 +471,12 @@ static int dial_new(tepal_loop *loop, const tepal_connect_options *options, tpi_
 
 int tepal_loop_create_connection(tepal_loop *loop, tepal_factory factory, void *argument,
                                  const tepal_connect_options *given, tepal_future **future) {
-    tepal_connect_options options;
+    tepal_connect_options options = {0};
     tepal_future *result;
     tpi_dial *dial;
     int code = tpi_loop_check(loop);
 
-    if (code == 0) {
+    if (code >= 0) {
         code = factory == NULL || given == NULL ? TEPAL_EINVAL : tpi_options_copy(&options, sizeof options, given);
     }
     if (code < 0 || (code = check_options(&options)) < 0 || (code = dial_new(loop, &options, &dial)) < 0) {

@@ -174,12 +174,12 @@ static tpi_creation *creation_new(tepal_loop *loop, const tepal_server_options *
 
 int tepal_loop_create_server(tepal_loop *loop, tepal_factory factory, void *argument, const tepal_server_options *given,
                              tepal_future **future) {
-    tepal_transport_options transport;
-    tepal_server_options options;
+    tepal_transport_options transport = {0};
+    tepal_server_options options = {0};
     tepal_future *result;
     int code = tpi_loop_check(loop);
 
-    if (code == 0) {
+    if (code >= 0) {
         code = factory == NULL ? TEPAL_EINVAL : tpi_server_read_options(&options, &transport, given);
     }
     if (code < 0 || (code = tepal_future_new(loop, &result)) < 0) {

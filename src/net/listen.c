@@ -295,14 +295,14 @@ int tpi_server_make(tepal_loop *loop, tepal_factory factory, void *argument, con
 
 int tepal_loop_listen(tepal_loop *loop, tepal_factory factory, void *argument, const tepal_server_options *given,
                       tepal_server **server) {
-    tepal_transport_options transport;
-    tepal_server_options options;
+    tepal_transport_options transport = {0};
+    tepal_server_options options = {0};
     tpi_places places = {0};
     tepal_address path, address;
     tepal_error error;
     int code = tpi_loop_check(loop);
 
-    if (code == 0) {
+    if (code >= 0) {
         code = factory == NULL ? TEPAL_EINVAL : tpi_server_read_options(&options, &transport, given);
     }
     if (code < 0) {

@@ -51,7 +51,7 @@ static int take_options(tepal_transport *transport, const tepal_transport_option
 
 int tpi_transport_new(tepal_loop *loop, const tepal_transport_options *options, const tpi_upcalls *up,
                       tepal_transport **transport) {
-    tepal_transport_options own;
+    tepal_transport_options own = {0};
     int code = tpi_options_copy(&own, sizeof own, options);
     if (code < 0) {
         return code;
@@ -82,7 +82,7 @@ void tpi_transport_configure(tepal_transport *transport, const tepal_transport_o
         transport->flags |= TPI_IS_UNIX;
         return;
     }
-    tepal_transport_options own;
+    tepal_transport_options own = {0};
     (void)tpi_options_copy(&own, sizeof own, options); /* it was accepted when the transport was made */
     /* A system that refuses one of these still has a working connection. */
     if (!own.nagle) {
