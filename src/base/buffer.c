@@ -187,7 +187,7 @@ static void drop(tpi_realloc allocate, tpi_piece *piece, int status) {
 }
 
 void tpi_output_consume(tpi_output *output, tpi_realloc allocate, uint64_t count) {
-    while (count > 0) {
+    while (count > 0 && output->first != NULL) {
         tpi_piece *piece = output->first;
         if (count < piece->length) {
             piece->data += count;
