@@ -107,7 +107,7 @@ static void pause_writing(tepal_protocol *protocol) {
     CHECK_EQ(self->made, 1);
     CHECK_EQ(self->losts, 0);
     tepal_transport_get_write_limits(self->transport, &high, NULL, NULL);
-    CHECK_GT(tepal_transport_write_buffer_size(self->transport), high);
+    CHECK(self->is_swapped || tepal_transport_write_buffer_size(self->transport) > high);
     self->is_paused = true;
     self->pauses++;
     script_note(self, 'P');
@@ -289,9 +289,9 @@ size_t script_feed(script *self, size_t length) {
     while (fed < length) {
         const size_t part = length - fed < sizeof data ? length - fed : sizeof data;
         stream_fill(SCRIPT_IN, self->fed, data, part);
-        const ssize_t count = write(self->peer, data, part);
+        const ssize_t count = send(self->peer, data, part, MSG_NOSIGNAL);
         if (count < 0) {
-            CHECK_EQ(errno, EAGAIN);
+            CHECK(errno == EAGAIN || tepal_transport_is_closing(self->transport));
             break;
         }
         self->fed += (uint64_t)count;

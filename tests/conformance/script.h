@@ -31,6 +31,7 @@ struct script {
     int asked;          /* for a buffer */
     bool is_paused;     /* by pause_writing */
     bool wants_no_data; /* between script_pause() and script_resume() */
+    bool is_swapped;    /* put on a live transport: what it is told of may have been so for long */
     bool is_raw;        /* what comes is not the known stream */
 
     int answer_made, answer_data, answer_eof; /* what the upcalls return */
