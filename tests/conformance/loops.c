@@ -3,10 +3,34 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 char loop_log[128];
+
+#if defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define ONE_AFTER_THE_OTHER true
+#endif
+#endif
+#ifndef ONE_AFTER_THE_OTHER
+#define ONE_AFTER_THE_OTHER false
+#endif
+
+static pthread_mutex_t descriptors = PTHREAD_MUTEX_INITIALIZER;
+
+void loop_descriptors_begin(void) {
+    if (ONE_AFTER_THE_OTHER) {
+        pthread_mutex_lock(&descriptors);
+    }
+}
+
+void loop_descriptors_end(void) {
+    if (ONE_AFTER_THE_OTHER) {
+        pthread_mutex_unlock(&descriptors);
+    }
+}
 
 tepal_loop *loop_make(const tepal_loop_options *options) {
     tepal_loop *loop = NULL;

@@ -13,6 +13,14 @@
 tepal_loop *loop_make(const tepal_loop_options *options);
 void loop_end(tepal_loop *loop);
 
+/*
+ * Around opening and closing descriptors in one of several threads. ThreadSanitizer takes a descriptor's number for
+ * memory, and calls it a race that one thread opens under a number what another one has closed; so there it is done one
+ * after the other, and elsewhere at once.
+ */
+void loop_descriptors_begin(void);
+void loop_descriptors_end(void);
+
 /* What ran, one letter each. */
 extern char loop_log[128];
 void loop_log_clear(void);

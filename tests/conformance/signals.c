@@ -243,15 +243,18 @@ static void *churn(void *argument) {
     for (int i = 0; i < 100; i++) {
         heard self = {0};
         tepal_loop *loop;
+        loop_descriptors_begin();
         CHECK_OK(tepal_loop_new(&loop, TEPAL_OPTIONS(tepal_loop_options, .driver = driver)));
+        loop_descriptors_end();
         CHECK_OK(tepal_loop_add_signal(loop, SIGUSR1, hear, &self));
         CHECK_OK(tepal_loop_add_signal(loop, SIGUSR2, hear, &self));
         CHECK_OK(tepal_loop_step(loop, 0));
         if (i % 2 == 0) {
             CHECK_EQ(tepal_loop_remove_signal(loop, SIGUSR1), 1);
         }
-        CHECK_OK(tepal_loop_close(loop));
-        tepal_loop_unref(loop);
+        loop_descriptors_begin();
+        loop_end(loop);
+        loop_descriptors_end();
     }
     return NULL;
 }

@@ -249,13 +249,16 @@ static void *live_and_die(void *argument) {
     for (int i = 0; i < 20; i++) {
         tepal_loop *loop;
         int runs = 0;
+        loop_descriptors_begin();
         CHECK_OK(tepal_loop_new(&loop, TEPAL_OPTIONS(tepal_loop_options, .driver = driver, .debug = i % 2 == 0)));
+        loop_descriptors_end();
         CHECK_OK(tepal_loop_call_soon(loop, count_up, &runs, NULL));
         CHECK_OK(tepal_loop_call_later(loop, 1000, stop_loop, loop, NULL));
         CHECK_OK(tepal_loop_run_forever(loop));
         CHECK_EQ(runs, 1);
-        CHECK_OK(tepal_loop_close(loop));
-        tepal_loop_unref(loop);
+        loop_descriptors_begin();
+        loop_end(loop);
+        loop_descriptors_end();
     }
     return NULL;
 }
