@@ -70,7 +70,7 @@ struct tpi_upcalls {
     void (*get_buffer)(tpi_object *object, size_t hint, void **buffer, size_t *length);
     void (*filled)(tpi_object *object, size_t length);
     void (*eof)(tpi_object *object);                  /* once; reading has stopped */
-    void (*error)(tpi_object *object, int code);      /* reading failed, and has stopped */
+    void (*error)(tpi_object *object, int code);      /* once, instead of eof: reading failed, and has stopped */
     void (*sent)(tpi_object *object, int64_t result); /* a PENDING send took result bytes (1 or more), or failed */
     /* A connection: its descriptor, non-blocking and close-on-exec, is the callee's. */
     void (*accepted)(tpi_object *object, int fd, const tepal_address *peer);

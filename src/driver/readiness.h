@@ -60,7 +60,7 @@ enum {
     TPI_LISTED = 1 << 4,         /* in the list of objects with something left */
     TPI_SHORT_IS_EMPTY = 1 << 5, /* a read that did not fill its buffer has left nothing behind */
     TPI_HOLDING = 1 << 6,        /* bytes read and not delivered are in readiness->held */
-    TPI_AT_EOF = 1 << 7,
+    TPI_AT_EOF = 1 << 7,         /* or reading has failed: there is nothing more to start */
     TPI_ACCEPTING = 1 << 8,
     TPI_SAY_STOPPED = 1 << 9, /* accept_stopped is due */
     TPI_SAY_RELEASED = 1 << 10,

@@ -57,7 +57,7 @@ size_t tpi_held_count(const tpi_readiness *readiness, const tpi_object *object) 
 }
 
 static void reading_failed(tpi_object *object, int code) {
-    object->bits &= ~(uint32_t)(TPI_WANT_READ | TPI_READABLE);
+    object->bits = (object->bits & ~(uint32_t)(TPI_WANT_READ | TPI_READABLE)) | TPI_AT_EOF;
     object->up->error(object, code);
 }
 
