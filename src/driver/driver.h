@@ -87,7 +87,7 @@ struct tpi_upcalls {
         tpi_object
             *object); /* from the loop, not the driver: it is being closed; end what object carries and close() it */
     void (*abandoned)(
-        tpi_object *object); /* from the loop in a forked child: give back object's memory, and call nobody */
+        tpi_object *object); /* in a forked child: give object's memory back, and call nobody. Last word. */
 };
 
 /* Blocking work for a thread. Embedded by its owner, who sets work and done; free again inside done. */
@@ -147,7 +147,10 @@ typedef struct tpi_driver_ops {
     int (*create)(tpi_driver **driver, const tpi_driver_options *options);
     /* Every object must be closed or released. Waits for jobs that run; jobs not begun get done(TEPAL_ECANCELED). */
     void (*destroy)(tpi_driver *driver);
-    /* In a forked child: unmap and close what is the driver's own, and every object's descriptor, without a word to the kernel about them. No upcalls. */
+    /*
+     * In a forked child, instead of destroy: unmap and close what is the driver's own and every object's descriptor,
+     * with no word to the kernel about them, and tell each object abandoned() and nothing else.
+     */
     void (*abandon)(tpi_driver *driver);
     /* In a forked child: make the kernel side anew and register every object again. Jobs under way end with TEPAL_ECANCELED. */
     int (*after_fork)(tpi_driver *driver);

@@ -48,28 +48,55 @@ int tpi_readiness_init(tpi_readiness *readiness, const tpi_driver_ops *ops, cons
 
 static void free_memory(tpi_readiness *readiness) {
     tpi_realloc allocate = readiness->driver.realloc;
+    close(readiness->wake_fd);
     tpi_held_free_all(readiness);
-    for (uint32_t fd = 0; fd < readiness->slot_count; fd++) {
-        tpi_object *object = readiness->slots[fd].object;
-        if (object != NULL && object->kind == TPI_WATCH) { /* it ends silently, and may be started elsewhere */
-            object->fd = -1;
-            object->kind = 0;
-            object->bits = 0;
-        }
-    }
     tpi_free(allocate, readiness->slots);
     tpi_free(allocate, readiness->scratch);
 }
 
+/* A watch ends silently, and may be started elsewhere. */
+static void end_watches(tpi_readiness *readiness) {
+    for (uint32_t fd = 0; fd < readiness->slot_count; fd++) {
+        tpi_object *object = readiness->slots[fd].object;
+        if (object != NULL && object->kind == TPI_WATCH) {
+            object->fd = -1;
+            object->kind = 0;
+            object->bits = 0;
+            readiness->slots[fd].object = NULL;
+        }
+    }
+}
+
 void tpi_readiness_destroy(tpi_readiness *readiness) {
     tpi_offload_destroy(&readiness->offload);
-    close(readiness->wake_fd);
+    end_watches(readiness);
     free_memory(readiness);
+}
+
+static void abandon_object(tpi_object *object) {
+    if (object->fd >= 0 && !object->borrowed) {
+        close(object->fd);
+    }
+    if (object->up->abandoned != NULL) {
+        object->up->abandoned(object); /* its memory goes */
+    }
 }
 
 void tpi_readiness_abandon(tpi_readiness *readiness) {
     tpi_offload_abandon(&readiness->offload);
-    close(readiness->wake_fd);
+    end_watches(readiness);
+    while (readiness->first != NULL) {
+        tpi_object *object = readiness->first;
+        readiness->first = object->next;
+        if (object->bits & (TPI_SAY_CLOSED | TPI_SAY_RELEASED)) {
+            abandon_object(object); /* the others are in the table as well */
+        }
+    }
+    for (uint32_t fd = 0; fd < readiness->slot_count; fd++) {
+        if (readiness->slots[fd].object != NULL) {
+            abandon_object(readiness->slots[fd].object);
+        }
+    }
     free_memory(readiness);
 }
 

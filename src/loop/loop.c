@@ -110,16 +110,6 @@ static void end_object(tpi_object *object, void *argument) {
     object->up->ending(object);
 }
 
-static void abandon_object(tpi_object *object, void *argument) {
-    (void)argument;
-    if (!object->borrowed) {
-        close(object->fd);
-    }
-    if (object->up->abandoned != NULL) {
-        object->up->abandoned(object);
-    }
-}
-
 /* In a child: no upcall, and not a word to the kernel about what the parent still uses. */
 static void close_in_child(tepal_loop *loop) {
     loop->phase = TPI_PHASE_CLOSED;
@@ -135,7 +125,6 @@ static void close_in_child(tepal_loop *loop) {
         }
     }
     tpi_signals_close(loop);
-    loop->driver->ops->each(loop->driver, abandon_object, NULL);
     loop->driver->ops->abandon(loop->driver);
 }
 
