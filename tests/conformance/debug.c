@@ -16,8 +16,8 @@ static void note_report(tepal_loop *loop, const char *what, const tepal_error *e
     CHECK(loop != NULL);
     self->count++;
     self->code = error->code;
-    strncpy(self->what, what, sizeof self->what - 1);
-    strncpy(self->text, error->text, sizeof self->text - 1);
+    snprintf(self->what, sizeof self->what, "%s", what);
+    snprintf(self->text, sizeof self->text, "%s", error->text);
 }
 
 /* Threads */
