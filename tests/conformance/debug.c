@@ -2,6 +2,7 @@
 #include "conformance/loops.h"
 
 #include <pthread.h>
+#include <stdio.h>
 #include <unistd.h>
 
 typedef struct reports {
