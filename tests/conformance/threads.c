@@ -3,7 +3,9 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 enum { THREADS = 8 };
 
@@ -239,6 +241,69 @@ TEST_DRIVERS(threads, wake_gives_a_loop_that_sleeps_one_more_turn) {
     CHECK_OK(tepal_loop_step(loop, -1)); /* else it sleeps for ever */
     const uint64_t turns = loop_stats(loop).turns;
     CHECK_EQ(turns, 1);
+    loop_end(loop);
+}
+
+/* Many posts, one wake-up: counted in the eventfd(2) that a wake-up is written to. */
+
+static int find_eventfd(void) {
+    char link[64], target[64];
+    for (int fd = 3; fd < 64; fd++) {
+        snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+        const ssize_t length = readlink(link, target, sizeof target - 1);
+        target[length > 0 ? length : 0] = '\0';
+        if (strstr(target, "eventfd") != NULL) {
+            return fd;
+        }
+    }
+    return -1;
+}
+
+static uint64_t wake_ups_written(void) {
+    uint64_t count = 0;
+    if (read(find_eventfd(), &count, sizeof count) < 0) {
+        return 0;
+    }
+    CHECK_EQ(write(find_eventfd(), &count, sizeof count), sizeof count); /* as it was */
+    return count;
+}
+
+enum { MANY = 10000 };
+
+static void *post_many(void *loop) {
+    static int count;
+    for (int i = 0; i < MANY; i++) {
+        CHECK_OK(tepal_loop_call_soon_threadsafe(loop, count_up, &count));
+    }
+    return NULL;
+}
+
+static void post_from_thread(void *loop) {
+    pthread_t thread;
+    CHECK_EQ(pthread_create(&thread, NULL, post_many, loop), 0);
+    pthread_join(thread, NULL);
+}
+
+static int post_before_wait(void *loop, int64_t timeout_ns) {
+    CHECK_LT(timeout_ns, 0);
+    post_from_thread(loop); /* the loop counts as asleep here */
+    return 0;
+}
+
+TEST_DRIVERS(threads, ten_thousand_posts_cost_a_loop_that_sleeps_one_wake_up_and_one_that_runs_none) {
+    tepal_loop *loop = LOOP(.debug = false);
+    CHECK_OK(tepal_loop_call_soon(loop, post_from_thread, loop, NULL));
+    loop_settle(loop);
+    CHECK_EQ(loop_stats(loop).posts, MANY);
+    CHECK_EQ(wake_ups_written(), 0);
+    CHECK_OK(
+        tepal_loop_set_hooks(loop, TEPAL_OPTIONS(tepal_loop_hooks, .before_wait = post_before_wait, .argument = loop)));
+    CHECK_EQ(loop_stats(loop).waits, 0);
+    CHECK_OK(tepal_loop_step(loop, -1));
+    CHECK_EQ(loop_stats(loop).posts, 2 * MANY);
+    if (strcmp(test_driver(), "poll") != 0) { /* which reads the descriptor to silence it */
+        CHECK_EQ(wake_ups_written(), 1);
+    }
     loop_end(loop);
 }
 
