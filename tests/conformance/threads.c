@@ -1,5 +1,6 @@
 /* What other threads may do to a loop: post, stop, wake; and many loops in many threads. */
 #include "conformance/loops.h"
+#include "loop/loop.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -241,6 +242,49 @@ TEST_DRIVERS(threads, wake_gives_a_loop_that_sleeps_one_more_turn) {
     CHECK_OK(tepal_loop_step(loop, -1)); /* else it sleeps for ever */
     const uint64_t turns = loop_stats(loop).turns;
     CHECK_EQ(turns, 1);
+    loop_end(loop);
+}
+
+/*
+ * A post that comes after the loop has looked for work, and before others can see that it sleeps. The driver's clock is
+ * asked in just that moment, to know how long the next timer leaves.
+ */
+
+static struct {
+    tpi_driver_ops ops;
+    int64_t (*now)(tpi_driver *driver);
+    tepal_loop *loop;
+    int runs;
+} between;
+
+static void *post_one(void *argument) {
+    (void)argument;
+    CHECK_OK(tepal_loop_call_soon_threadsafe(between.loop, count_up, &between.runs));
+    return NULL;
+}
+
+static int64_t now_with_a_post(tpi_driver *driver) {
+    if (between.loop != NULL) {
+        pthread_t thread;
+        CHECK_EQ(pthread_create(&thread, NULL, post_one, NULL), 0);
+        pthread_join(thread, NULL);
+        between.loop = NULL;
+    }
+    return between.now(driver);
+}
+
+TEST_DRIVERS(threads, a_post_between_the_look_for_work_and_the_sleep_is_not_slept_over) {
+    test_set_timeout(5);
+    tepal_loop *loop = LOOP(.debug = false);
+    CHECK_OK(tepal_loop_call_later(loop, TEPAL_SEC(3600), note_first, "t", NULL));
+    loop_settle(loop);
+    between.ops = *loop->driver->ops;
+    between.now = between.ops.now;
+    between.ops.now = now_with_a_post;
+    loop->driver->ops = &between.ops;
+    between.loop = loop;
+    CHECK_OK(tepal_loop_step(loop, -1)); /* else it sleeps for an hour */
+    CHECK_EQ(between.runs, 1);
     loop_end(loop);
 }
 
