@@ -24,6 +24,7 @@ typedef struct tpi_subscriber {
 
 struct tpi_signals {
     tpi_subscriber *subscribers[SIGNALS + 1];
+    uint64_t due; /* of those taken by this turn, the ones whose callbacks are still to run */
 };
 
 static struct {
@@ -157,7 +158,10 @@ static bool remove_one(tepal_loop *loop, int signal) {
     }
     unsubscribe(signal, node);
     loop->signals->subscribers[signal] = NULL;
-    atomic_fetch_and(&loop->signals_pending, ~(UINT64_C(1) << (signal - 1)));
+    /* Whoever adds this signal again hears of what comes from then on. */
+    uint64_t bit = UINT64_C(1) << (signal - 1);
+    atomic_fetch_and(&loop->signals_pending, ~bit);
+    loop->signals->due &= ~bit;
     tpi_free(loop->realloc, node);
     return true;
 }
@@ -170,23 +174,23 @@ int tepal_loop_remove_signal(tepal_loop *loop, int signal) {
 }
 
 void tpi_signals_dispatch(tepal_loop *loop) {
-    uint64_t pending = atomic_exchange(&loop->signals_pending, 0);
-    while (pending != 0 && !loop->interrupted) {
-        int signal = __builtin_ctzll(pending) + 1;
-        pending &= pending - 1;
-        const tpi_subscriber *node = loop->signals->subscribers[signal];
-        if (node != NULL) { /* else one of the callbacks before has removed it */
-            loop->stats.signals++;
-            int64_t began = loop->debug ? tpi_debug_begin(loop) : 0;
-            node->run(signal, node->argument);
-            tpi_loop_flush(loop);
-            if (loop->debug) {
-                tpi_debug_end(loop, began, "a signal callback");
-            }
+    tpi_signals *signals = loop->signals;
+    signals->due = atomic_exchange(&loop->signals_pending, 0);
+    while (signals->due != 0 && !loop->interrupted) {
+        int signal = __builtin_ctzll(signals->due) + 1;
+        const tpi_subscriber *node = signals->subscribers[signal]; /* removing it takes it out of those due */
+        signals->due &= signals->due - 1;
+        loop->stats.signals++;
+        int64_t began = loop->debug ? tpi_debug_begin(loop) : 0;
+        node->run(signal, node->argument);
+        tpi_loop_flush(loop);
+        if (loop->debug) {
+            tpi_debug_end(loop, began, "a signal callback");
         }
     }
-    if (pending != 0) {
-        atomic_fetch_or(&loop->signals_pending, pending);
+    if (signals->due != 0) {
+        atomic_fetch_or(&loop->signals_pending, signals->due);
+        signals->due = 0;
     }
 }
 
@@ -203,7 +207,11 @@ void tpi_signals_close(tepal_loop *loop) {
 
 void tpi_signals_after_fork(tepal_loop *loop) {
     atomic_store(&loop->signals_pending, 0); /* those came to the parent */
-    for (int signal = 1; loop->signals != NULL && signal <= SIGNALS; signal++) {
+    if (loop->signals == NULL) {
+        return;
+    }
+    loop->signals->due = 0;
+    for (int signal = 1; signal <= SIGNALS; signal++) {
         if (loop->signals->subscribers[signal] != NULL) {
             loop->signals->subscribers[signal]->pid = loop->pid;
         }

@@ -140,6 +140,28 @@ TEST_DRIVERS(signals, one_that_has_arrived_is_not_heard_once_it_is_removed_by_an
     loop_end(loop);
 }
 
+static void add_other_anew(int signal, void *argument) {
+    remove_other(signal, argument);
+    CHECK_OK(tepal_loop_add_signal(other->loop, SIGUSR2, hear, other));
+}
+
+TEST_DRIVERS(signals, who_is_added_by_another_does_not_hear_of_what_came_before) {
+    tepal_loop *loop = LOOP(.debug = true);
+    heard first = {.loop = loop}, second = {.loop = loop};
+    other = &second;
+    CHECK_OK(tepal_loop_add_signal(loop, SIGUSR1, add_other_anew, &first));
+    CHECK_OK(tepal_loop_add_signal(loop, SIGUSR2, hear, &second));
+    raise(SIGUSR2);
+    raise(SIGUSR1);
+    loop_settle(loop);
+    CHECK_EQ(first.calls, 1);
+    CHECK_EQ(second.calls, 0);
+    raise(SIGUSR2);
+    loop_settle(loop);
+    CHECK_EQ(second.calls, 1);
+    loop_end(loop);
+}
+
 static atomic_int plain_calls;
 
 static void plain(int signal) {
