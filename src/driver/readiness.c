@@ -212,7 +212,8 @@ int tpi_readiness_register_all(tpi_readiness *readiness) {
             continue;
         }
         int code = tpi_readiness_register(readiness, object);
-        if (code == TEPAL_EBADF && object->kind == TPI_WATCH) {
+        if ((code == TEPAL_EBADF || code == TEPAL_EPERM) && object->kind == TPI_WATCH) {
+            /* Closed behind our back, and perhaps a regular file now. */
             tpi_watch_forget(readiness, object);
         } else if (code < 0) {
             return code;

@@ -268,6 +268,18 @@ static void send_pending(tpi_object *object) {
     object->up->sent(object, count);
 }
 
+/* There is room for what is pending; no edge will say so again. */
+static void send_or_list(tpi_readiness *readiness, tpi_object *object) {
+    if (object->sending == NULL || !(object->bits & TPI_WRITEABLE)) {
+        return;
+    }
+    if (readiness->driver.interrupted) {
+        tpi_readiness_list(readiness, object);
+    } else {
+        send_pending(object);
+    }
+}
+
 static void finish_connecting(tpi_object *object) {
     int error = 0;
     socklen_t length = sizeof error;
@@ -304,13 +316,7 @@ void tpi_stream_event(tpi_readiness *readiness, tpi_object *object, uint32_t eve
     if ((bits & (TPI_READABLE | TPI_WANT_READ)) == (TPI_READABLE | TPI_WANT_READ) && !(bits & TPI_LISTED)) {
         read_some(readiness, object);
     }
-    if (object->sending != NULL && object->bits & TPI_WRITEABLE) {
-        if (readiness->driver.interrupted) {
-            tpi_readiness_list(readiness, object);
-        } else {
-            send_pending(object);
-        }
-    }
+    send_or_list(readiness, object);
     tpi_readiness_update(readiness, object);
 }
 
@@ -342,9 +348,7 @@ void tpi_stream_go_on(tpi_readiness *readiness, tpi_object *object) {
     if ((object->bits & (TPI_READABLE | TPI_WANT_READ | TPI_HOLDING)) == (TPI_READABLE | TPI_WANT_READ)) {
         read_some(readiness, object);
     }
-    if (object->sending != NULL && object->bits & TPI_WRITEABLE && !readiness->driver.interrupted) {
-        send_pending(object);
-    }
+    send_or_list(readiness, object);
     tpi_readiness_update(readiness, object);
 }
 
