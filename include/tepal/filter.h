@@ -24,7 +24,7 @@ typedef struct tepal_filter_type {
     /**
      * From below: bytes came. Returns how many were used, or a code below 0 that aborts the transport.
      *
-     * Fewer than length only while the layer above has paused: the rest is kept below and comes first after resume.
+     * Fewer than length only while the layer above has paused, or after being popped: the rest is kept below and comes first after resume.
      * data is valid during the call.
      */
     int64_t (*received)(tepal_filter *self, const void *data, size_t length);
@@ -65,7 +65,11 @@ typedef struct tepal_filter_type {
     /** The transport is being aborted with this code; lost follows. Only to be told: it cannot be prevented. */
     void (*abort)(tepal_filter *self, int code);
 
-    /** The filter was popped while the transport lives on; free yourself. */
+    /**
+     * The filter was popped while the transport lives on; free yourself. It may be popped by what up_received called:
+     * then its received is still running, up_received gives TEPAL_ECLOSED from now on, and the bytes that received leaves
+     * unused are for who stands in its place.
+     */
     void (*detach)(tepal_filter *self);
 
     /** Whether write_eof works now, given that the layers below can. Default: true. */
@@ -96,7 +100,7 @@ struct tepal_filter {
  */
 TEPAL_API int tepal_transport_push_filter(tepal_transport *transport, tepal_filter *filter, tepal_future **established);
 
-/** Take the topmost filter off; its detach is called inside. Output written before passes through it first. Returns 0, TEPAL_EINVAL if it is not the topmost, or TEPAL_ECLOSED. */
+/** Take the topmost filter off; its detach is called inside. Output written before passes through it first. Returns 0; TEPAL_EINVAL if it is not the topmost; TEPAL_EBUSY if it holds output (buffered) even after a flush; or TEPAL_ECLOSED. */
 TEPAL_API int tepal_transport_pop_filter(tepal_transport *transport, tepal_filter *filter);
 
 /** Ask the filters, topmost first, a question by name; answer is valid until the filter changes. Returns 0, TEPAL_ENOENT if none knows, or TEPAL_ECLOSED. */

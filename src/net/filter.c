@@ -6,7 +6,10 @@
 #include "future/future.h"
 
 /* tepal_filter.reserved */
-enum { WANTS_NO_BYTES = 1 }; /* it has asked the layer below to pause */
+enum {
+    WANTS_NO_BYTES = 1, /* the layer below was asked to pause: by the filter, or ... */
+    LEFT_BYTES = 2      /* ... on its behalf, since it left bytes there; undone when the layer above resumes */
+};
 
 /* The nearest neighbour that has the function; NULL: the protocol or the socket. */
 #define ABOVE(filter, member) nearest_##member((filter)->above, true)
@@ -37,16 +40,55 @@ static tepal_filter *lowest(const tepal_transport *transport) {
 
 /* Inbound: each takes the first filter that may care, which may be NULL. */
 
+static bool is_pushed(const tepal_transport *transport, const tepal_filter *filter) {
+    const tepal_filter *at = transport->filters;
+    while (at != NULL && at != filter) {
+        at = at->below;
+    }
+    return filter != NULL && at == filter;
+}
+
+static int64_t refuse(tepal_transport *transport, int code) {
+    tepal_transport_abort(transport, code);
+    return code;
+}
+
+static int64_t received(tepal_transport *transport, tepal_filter *filter, const uint8_t *data, size_t length);
+
+/* The filter, which stood on below, has not used all. Both may have been popped, and freed, by what it called up. */
+static int64_t leave_bytes(tepal_transport *transport, tepal_filter *filter, tepal_filter *below, const uint8_t *data,
+                           size_t length, size_t used) {
+    if (transport->flags & TPI_ENDED) {
+        return (int64_t)used;
+    }
+    if (!is_pushed(transport, filter)) {
+        if (below != NULL && !is_pushed(transport, below)) {
+            return (int64_t)used; /* who stands in their place is found for the one below */
+        }
+        int64_t rest = tpi_filters_received_above(transport, below, data + used, length - used);
+        return rest < 0 ? rest : (int64_t)used + rest;
+    }
+    if (!(filter->reserved & WANTS_NO_BYTES)) {
+        if (!tepal_filter_is_paused(filter)) {
+            return refuse(transport, TEPAL_EINVAL); /* nobody would ever ask for the rest */
+        }
+        tepal_filter_down_pause(filter); /* it has left that to us */
+        filter->reserved |= LEFT_BYTES;
+    }
+    return (int64_t)used;
+}
+
 static int64_t received(tepal_transport *transport, tepal_filter *filter, const uint8_t *data, size_t length) {
     filter = nearest_received(filter, true);
     if (filter == NULL) {
         return tpi_protocol_received(transport, data, length);
     }
+    tepal_filter *below = filter->below;
     int64_t used = filter->type->received(filter, data, length);
-    if (used < 0) {
-        tepal_transport_abort(transport, (int)used);
+    if (used < 0 || (size_t)used > length) {
+        return refuse(transport, used < 0 ? (int)used : TEPAL_EINVAL);
     }
-    return used;
+    return (size_t)used == length ? used : leave_bytes(transport, filter, below, data, length, (size_t)used);
 }
 
 static int received_eof(tepal_transport *transport, tepal_filter *filter) {
@@ -57,6 +99,8 @@ static int received_eof(tepal_transport *transport, tepal_filter *filter) {
     int code = filter->type->received_eof(filter);
     if (code < 0) {
         tepal_transport_abort(transport, code);
+    } else if (code == 0) {
+        tepal_transport_close(transport); /* harmless if it has passed the end up, where that was done */
     }
     return code;
 }
@@ -70,19 +114,14 @@ static void writable(tepal_transport *transport, tepal_filter *filter) {
     }
 }
 
-static void pause_down(tepal_transport *transport, tepal_filter *filter);
-
 int64_t tpi_filters_received(tepal_transport *transport, const uint8_t *data, size_t length) {
-    int64_t used = received(transport, lowest(transport), data, length);
-    if (used < 0 || (size_t)used == length || transport->flags & (TPI_CLOSING | TPI_BELOW_PAUSED)) {
-        return used;
-    }
-    if (transport->flags & TPI_HELD_BACK) {
-        pause_down(transport, NULL); /* the filter has left that to us; resuming knows */
-    } else {
-        tepal_transport_abort(transport, TEPAL_EINVAL); /* nobody would ever ask for the rest */
-    }
-    return used;
+    return received(transport, lowest(transport), data, length);
+}
+
+int64_t tpi_filters_received_above(tepal_transport *transport, const tepal_filter *below, const uint8_t *data,
+                                   size_t length) {
+    tepal_filter *above = below == NULL ? lowest(transport) : is_pushed(transport, below) ? below->above : NULL;
+    return received(transport, above, data, length);
 }
 
 int tpi_filters_received_eof(tepal_transport *transport) {
@@ -94,6 +133,9 @@ void tpi_filters_writable(tepal_transport *transport) {
 }
 
 int64_t tepal_filter_up_received(tepal_filter *self, const void *data, size_t length) {
+    if (self->transport == NULL) {
+        return TEPAL_ECLOSED; /* popped by what it called up before */
+    }
     if (tepal_filter_is_paused(self)) {
         return 0;
     }
@@ -101,6 +143,9 @@ int64_t tepal_filter_up_received(tepal_filter *self, const void *data, size_t le
 }
 
 int tepal_filter_up_received_eof(tepal_filter *self) {
+    if (self->transport == NULL) {
+        return TEPAL_ECLOSED;
+    }
     return received_eof(self->transport, self->above);
 }
 
@@ -122,6 +167,9 @@ void tepal_filter_up_established(tepal_filter *self) {
 }
 
 bool tepal_filter_is_paused(const tepal_filter *self) {
+    if (self->transport == NULL) {
+        return true;
+    }
     return self->above != NULL ? (self->above->reserved & WANTS_NO_BYTES) != 0
                                : (self->transport->flags & TPI_HELD_BACK) != 0;
 }
@@ -189,6 +237,9 @@ static void resume_down(tepal_transport *transport, tepal_filter *filter) {
     } else {
         tepal_filter_down_resume(filter);
     }
+    if (filter != NULL && filter->reserved & LEFT_BYTES) {
+        tepal_filter_down_resume(filter);
+    }
 }
 
 int tpi_filters_write(tepal_transport *transport, const struct iovec *pieces, size_t count) {
@@ -213,10 +264,6 @@ void tpi_filters_pause(tepal_transport *transport) {
 
 void tpi_filters_resume(tepal_transport *transport) {
     resume_down(transport, transport->filters);
-    const tepal_filter *filter = lowest(transport);
-    if (transport->flags & TPI_BELOW_PAUSED && (filter == NULL || !(filter->reserved & WANTS_NO_BYTES))) {
-        resume_down(transport, NULL); /* paused for bytes that were left, and not by the filter's own wish */
-    }
 }
 
 int tepal_filter_down_write(tepal_filter *self, const struct iovec *pieces, size_t count) {
@@ -236,12 +283,12 @@ void tepal_filter_down_flush(tepal_filter *self) {
 }
 
 void tepal_filter_down_pause(tepal_filter *self) {
-    self->reserved |= WANTS_NO_BYTES;
+    self->reserved = WANTS_NO_BYTES;
     pause_down(self->transport, self->below);
 }
 
 void tepal_filter_down_resume(tepal_filter *self) {
-    self->reserved &= ~(uint64_t)WANTS_NO_BYTES;
+    self->reserved = 0;
     resume_down(self->transport, self->below);
 }
 
@@ -389,6 +436,9 @@ int tepal_transport_pop_filter(tepal_transport *transport, tepal_filter *filter)
     flush_down(filter);
     if (transport->flags & TPI_CLOSING || transport->filters != filter) {
         return TEPAL_ECLOSED;
+    }
+    if (filter->type->buffered != NULL && filter->type->buffered(filter) > 0) {
+        return TEPAL_EBUSY; /* it would take that with it */
     }
     transport->filters = filter->below;
     tpi_transport_update_special(transport);

@@ -72,10 +72,10 @@ static void stream_get_buffer(tpi_object *object, size_t hint, void **buffer, si
         *length = 0;
         tepal_transport_abort(transport, code);
     }
-    if (transport->protocol != protocol) {
-        *length = 0; /* replaced inside: what comes is the new one's */
-    }
     tpi_loop_flush(transport->loop);
+    if (transport->protocol != protocol || transport->filters != NULL) {
+        *length = 0; /* replaced inside, or in what the flush called up: what comes is the new one's */
+    }
 }
 
 static void stream_filled(tpi_object *object, size_t length) {

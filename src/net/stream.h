@@ -205,6 +205,9 @@ void tpi_flow_lost(tepal_transport *transport, const tepal_error *error);
 /* filter.c */
 
 int64_t tpi_filters_received(tepal_transport *transport, const uint8_t *data, size_t length);
+/* Into what now stands on a filter (NULL: on the socket); if that was popped meanwhile, into the protocol. */
+int64_t tpi_filters_received_above(tepal_transport *transport, const tepal_filter *below, const uint8_t *data,
+                                   size_t length);
 int tpi_filters_received_eof(tepal_transport *transport);
 int tpi_filters_write(tepal_transport *transport, const struct iovec *pieces, size_t count);
 int tpi_filters_write_eof(tepal_transport *transport);

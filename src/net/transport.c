@@ -320,6 +320,11 @@ void tepal_transport_close(tepal_transport *transport) {
     if (transport->filters == NULL) {
         tpi_stream_close(transport);
     } else {
+        if (transport->flags & TPI_HELD_BACK) {
+            /* A filter may need the peer's answer to end; what it delivers on the way is dropped. */
+            transport->flags &= ~(uint32_t)TPI_HELD_BACK;
+            tpi_filters_resume(transport);
+        }
         tpi_filters_close(transport);
         tpi_stream_update_reading(transport);
     }
@@ -353,6 +358,9 @@ int tepal_transport_write_eof(tepal_transport *transport) {
     if (transport->flags & TPI_CLOSING) {
         return 0; /* it failed while it was drained: connection_lost tells */
     }
+    if (transport->flags & TPI_EOF_WANTED) {
+        return 0; /* done by what the draining called up */
+    }
     transport->flags |= TPI_EOF_WANTED;
     tpi_transport_drain_cork(transport); /* what a pause_writing wrote meanwhile */
     if (transport->flags & TPI_EOF_RECEIVED) {
@@ -384,12 +392,15 @@ static int protocol_failed(tepal_transport *transport, int code) {
 /* For a protocol that only lends buffers, above a filter: the bytes are there already and are copied. */
 static int64_t fill_buffers(tepal_transport *transport, const uint8_t *data, size_t length) {
     tepal_protocol *protocol = transport->protocol;
+    const tepal_filter *top = transport->filters;
     size_t used = 0;
-    while (used < length && !(transport->flags & (TPI_HELD_BACK | TPI_CLOSING)) && transport->protocol == protocol) {
+    while (used < length && !(transport->flags & (TPI_HELD_BACK | TPI_CLOSING)) && transport->protocol == protocol &&
+           transport->filters == top) {
         void *buffer = NULL;
         size_t size = 0;
         int code = protocol->type->get_buffer(protocol, length - used, &buffer, &size);
-        if (transport->flags & (TPI_HELD_BACK | TPI_CLOSING) || transport->protocol != protocol) {
+        if (transport->flags & (TPI_HELD_BACK | TPI_CLOSING) || transport->protocol != protocol ||
+            transport->filters != top) {
             size = 0; /* by what it did inside: the buffer is given back unused */
         } else if (code >= 0 && size == 0) {
             code = TEPAL_EINVAL; /* it declines, and has no data_received to go to */
@@ -407,8 +418,8 @@ static int64_t fill_buffers(tepal_transport *transport, const uint8_t *data, siz
     if (transport->flags & TPI_CLOSING) {
         return (int64_t)length;
     }
-    if (used < length && transport->protocol != protocol) { /* the rest is its successor's */
-        int64_t rest = tpi_protocol_received(transport, data + used, length - used);
+    if (used < length && !(transport->flags & TPI_HELD_BACK)) { /* the rest is its successor's, or a new filter's */
+        int64_t rest = tpi_filters_received_above(transport, top, data + used, length - used);
         return rest < 0 ? rest : (int64_t)used + rest;
     }
     return (int64_t)used;
