@@ -267,10 +267,10 @@ static void write_through(tepal_transport *transport, const struct iovec *pieces
     hand_down(transport, all, count + 1);
 }
 
-static int write_pieces(tepal_transport *transport, const struct iovec *pieces, size_t count, uint64_t length) {
-    int code = check_write(transport, length);
-    if (code < 0 || length == 0) {
-        return code;
+/* What check_write has let pass, as a whole or in parts. */
+static int write_checked(tepal_transport *transport, const struct iovec *pieces, size_t count, uint64_t length) {
+    if (length == 0) {
+        return 0;
     }
     uint32_t limit = cork_limit(transport);
     if (tpi_transport_corked(transport) + length <= limit) {
@@ -278,6 +278,11 @@ static int write_pieces(tepal_transport *transport, const struct iovec *pieces, 
     }
     write_through(transport, pieces, count);
     return 0;
+}
+
+static int write_pieces(tepal_transport *transport, const struct iovec *pieces, size_t count, uint64_t length) {
+    int code = check_write(transport, length);
+    return code < 0 ? code : write_checked(transport, pieces, count, length);
 }
 
 static __attribute__((noinline)) int write_in_general(tepal_transport *transport, const void *data, size_t length) {
@@ -288,7 +293,7 @@ static __attribute__((noinline)) int write_in_general(tepal_transport *transport
 int tepal_transport_write(tepal_transport *transport, const void *data, size_t length) {
     tpi_chunk *chunk = transport->cork;
     if (chunk != NULL) {
-        if (__builtin_expect(length == 0 || chunk->used + length > chunk->limit, 0)) {
+        if (__builtin_expect(length - 1 >= chunk->limit || chunk->used + length > chunk->limit, 0)) {
             return write_in_general(transport, data, length);
         }
         memcpy(chunk->bytes + chunk->used, data, length);
@@ -325,7 +330,10 @@ int tepal_transport_writev(tepal_transport *transport, const struct iovec *piece
     transport->flags |= TPI_GATHERING;
     for (size_t i = 0; i < count && code == 0; i += TPI_SEND_PIECES) {
         size_t some = count - i < TPI_SEND_PIECES ? count - i : TPI_SEND_PIECES;
-        code = write_pieces(transport, pieces + i, some, tpi_pieces_bytes(pieces + i, some));
+        /* Not judged by the cap again: what a filter adds to the first parts must not cut off the rest. */
+        code = transport->flags & TPI_CLOSING
+                   ? TEPAL_ECLOSED
+                   : write_checked(transport, pieces + i, some, tpi_pieces_bytes(pieces + i, some));
         if (code < 0 && i > 0) {
             /* It ended in between, or memory ran out, which ends it: connection_lost tells. */
             tpi_transport_fail(transport, code);
