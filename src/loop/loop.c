@@ -275,6 +275,7 @@ static int turn(tepal_loop *loop, int64_t limit_ns) {
     int code = timeout_ns == 0 ? driver->ops->wait(driver, 0) : sleep_for(loop, timeout_ns);
     loop->turn_time_ns = 0;
     if (code < 0) {
+        driver->backlog = true; /* what was found is not delivered, and its edges are used up: no sleeping before */
         return code;
     }
 

@@ -154,3 +154,15 @@ TEST_DRIVERS(loop_hooks, stay_as_they_are_when_new_ones_are_refused) {
     CHECK_EQ(self.before, 1);
     loop_end(self.loop);
 }
+
+TEST_DRIVERS(loop_hooks, after_a_code_of_theirs_what_the_wait_found_is_not_slept_upon) {
+    hooked self;
+    int64_t timeout_ns = -1;
+    open_hooked(&self);
+    self.after_code = CODE;
+    CHECK_EQ(tepal_loop_step(self.loop, TEPAL_MS(1)), CODE);
+    CHECK_OK(tepal_loop_prepare(self.loop, &timeout_ns));
+    CHECK_EQ(timeout_ns, 0); /* a foreign loop's wait would not see again what was edge-triggered */
+    CHECK_OK(tepal_loop_step(self.loop, 0));
+    loop_end(self.loop);
+}
