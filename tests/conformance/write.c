@@ -550,3 +550,16 @@ SCRIPT_TEST(write, a_pause_may_write_to_the_transport_whose_write_brought_it_abo
 SCRIPT_TEST(write, a_pause_may_abort_the_transport_whose_write_brought_it_about) {
     check_crowd(abort_last, true);
 }
+
+SCRIPT_TEST(write, an_absurd_length_behind_a_small_write_is_ENOBUFS) {
+    script self = {0};
+
+    script_open(&self, SCRIPT_TCP);
+    for (int i = 0; i < 2; i++) {
+        script_write(&self, 10);
+        CHECK_EQ(CALL(&self, tepal_transport_write(self.transport, self.buffer, SIZE_MAX - 5)), TEPAL_ENOBUFS);
+        CHECK_EQ(CALL(&self, tepal_transport_write(self.transport, self.buffer, SIZE_MAX)), TEPAL_ENOBUFS);
+        script_take_all(&self);
+    }
+    script_close(&self);
+}
