@@ -50,15 +50,14 @@ int tpi_loop_check_slow(const tepal_loop *loop) {
 
 int64_t tpi_debug_begin(tepal_loop *loop) {
     loop->place = NULL;
+    loop->function = 0;
     return loop->slow_callback_ns < 0 ? 0 : tepal_loop_time(loop);
 }
 
-/* Where it was scheduled: "name+0x10 (file)", or without a name for a static function; addr2line(1) reads both. */
+/* An address in the program: "name+0x10 (file)", or without a name for a static function; addr2line(1) reads both. */
 static void describe_place(const void *place, char *text, size_t size) {
     Dl_info info;
-    if (place == NULL) {
-        snprintf(text, size, "by the library");
-    } else if (dladdr(place, &info) == 0 || info.dli_fname == NULL) {
+    if (dladdr(place, &info) == 0 || info.dli_fname == NULL) {
         snprintf(text, size, "at %p", place);
     } else if (info.dli_sname != NULL) {
         snprintf(text, size, "at %s+0x%zx (%s)", info.dli_sname,
@@ -77,10 +76,17 @@ void tpi_debug_end(tepal_loop *loop, int64_t began_ns, const char *what) {
     if (took_ns <= loop->slow_callback_ns) {
         return;
     }
-    char place[384], text[512];
-    describe_place(loop->place, place, sizeof place);
-    snprintf(text, sizeof text, "%s took %lld.%03d ms; it was scheduled %s", what, (long long)(took_ns / 1000000),
-             (int)(took_ns / 1000 % 1000), place);
+    char place[384] = "", text[512];
+    const char *before = "";
+    if (loop->place != NULL) {
+        before = "; it was scheduled ";
+        describe_place(loop->place, place, sizeof place);
+    } else if (loop->function != 0) {
+        before = "; its function is ";
+        describe_place((const void *)loop->function, place, sizeof place);
+    }
+    snprintf(text, sizeof text, "%s took %lld.%03d ms%s%s", what, (long long)(took_ns / 1000000),
+             (int)(took_ns / 1000 % 1000), before, place);
     tepal_error error = {.code = TEPAL_ESLOW, .text = text};
     loop->stats.slow++;
     tepal_loop_call_exception_handler(loop, "a slow callback", &error);

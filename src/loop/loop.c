@@ -152,6 +152,7 @@ static void close_everything(tepal_loop *loop) {
         (void)driver->ops->dispatch(driver);
     }
     TPI_INVARIANT(loop, 5, driver->objects == 0);
+    TPI_INVARIANT(loop, 5, loop->stats.transports == 0);
     tpi_wakeup_close(loop);
     loop->driver = NULL;
     driver->ops->destroy(driver); /* ends the jobs, which may queue */
@@ -253,6 +254,7 @@ static void run_timers(tepal_loop *loop) {
         int64_t began = 0;
         if (__builtin_expect(loop->debug, 0)) {
             began = tpi_debug_begin(loop);
+            loop->function = (uintptr_t)timer->work.run;
             TPI_INVARIANT(loop, 7, timer->deadline_ns <= tepal_loop_time(loop));
         }
         loop->stats.timers++;

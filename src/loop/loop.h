@@ -94,8 +94,9 @@ struct tepal_loop {
     tpi_phase phase;
     int64_t turn_time_ns; /* 0: not read since the wait */
     int64_t slow_callback_ns;
-    const void *place; /* debug: where the callback that runs was scheduled; NULL: by the library */
-    pid_t pid;         /* who made it or called after_fork */
+    const void *place;  /* debug: where call_soon, call_later or call_at scheduled what runs, or NULL */
+    uintptr_t function; /* debug: that of the work or timer that runs, whose place is not kept, or 0 */
+    pid_t pid;          /* who made it or called after_fork */
 
     tepal_loop_hooks hooks;
     void (*report)(tepal_loop *, const char *, const tepal_error *, void *);

@@ -161,7 +161,9 @@ static void run_one(tepal_loop *loop) {
 static void run_one_watched(tepal_loop *loop) {
     tpi_ready *ready = &loop->ready;
     int64_t began = tpi_debug_begin(loop);
-    if (!work_is_next(ready)) {
+    if (work_is_next(ready)) {
+        loop->function = (uintptr_t)ready->first->run;
+    } else {
         loop->place = ready->ring[ready->room + (ready->head & (ready->room - 1))].argument;
     }
     run_one(loop);

@@ -32,6 +32,21 @@ uint64_t tepal_transport_write_buffer_size(const tepal_transport *transport) {
     return bytes;
 }
 
+/*
+ * Debug: whoever is above the high mark has been paused, whoever is at the low one has been resumed. A filter's part of
+ * the buffer moves without a word, so with filters nothing can be said here.
+ */
+static void check_marks(const tepal_transport *transport, bool has_fallen) {
+    uint32_t ready = TPI_MADE | TPI_ENDED | TPI_GATHERING;
+    if (!transport->loop->debug || transport->filters != NULL || (transport->flags & ready) != TPI_MADE) {
+        return;
+    }
+    uint64_t buffered = tepal_transport_write_buffer_size(transport);
+    bool is_paused = (transport->flags & TPI_PAUSED_WRITING) != 0;
+    TPI_INVARIANT(transport->loop, 4, is_paused || buffered <= tpi_flow_high(transport));
+    TPI_INVARIANT(transport->loop, 4, !has_fallen || !is_paused || buffered > tpi_flow_low(transport));
+}
+
 void tpi_flow_grown(tepal_transport *transport) {
     if (transport->flags & (TPI_PAUSED_WRITING | TPI_ENDED | TPI_GATHERING) || !(transport->flags & TPI_MADE) ||
         tepal_transport_write_buffer_size(transport) <= tpi_flow_high(transport)) {
@@ -45,6 +60,7 @@ void tpi_flow_grown(tepal_transport *transport) {
     if (transport->extras != NULL && transport->flags & TPI_PAUSED_WRITING) {
         tpi_producer_pause(transport);
     }
+    check_marks(transport, false);
 }
 
 static void finish_drains(tepal_transport *transport, const tepal_error *error) {
@@ -85,6 +101,7 @@ void tpi_flow_fallen(tepal_transport *transport) {
     if (buffered == 0 && transport->extras != NULL && !(transport->flags & TPI_CLOSING)) {
         tpi_producer_drained(transport);
     }
+    check_marks(transport, true);
 }
 
 void tpi_flow_lost(tepal_transport *transport, const tepal_error *error) {
