@@ -77,17 +77,13 @@ static void literal(fuzz_input *input) {
 }
 
 /* What format() must say of a name, worked out the plain way. */
-static void expect_unix(char *text, const uint8_t *name, size_t length) {
-    text += sprintf(text, "unix:");
-    if (name[0] == '\0') {
-        *text++ = '@';
-        name++;
-        length--;
+static void expect_unix(char text[static TEPAL_ADDRESS_TEXT], const uint8_t *name, size_t length) {
+    const bool is_abstract = name[0] == '\0';
+    size_t at = (size_t)snprintf(text, TEPAL_ADDRESS_TEXT, is_abstract ? "unix:@" : "unix:");
+    for (size_t i = is_abstract; i < length; i++) {
+        const char *const form = name[i] < 0x20 || name[i] > 0x7e ? "\\x%02x" : "%c";
+        at += (size_t)snprintf(text + at, TEPAL_ADDRESS_TEXT - at, form, name[i]);
     }
-    for (size_t i = 0; i < length; i++) {
-        text += sprintf(text, name[i] < 0x20 || name[i] > 0x7e ? "\\x%02x" : "%c", name[i]);
-    }
-    *text = '\0';
 }
 
 static void unix_name(fuzz_input *input) {
