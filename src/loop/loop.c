@@ -10,6 +10,7 @@
 #define DEFAULT_READ_BYTES (72 << 10) /* a message of 64 KiB and more fits, so that its read is short */
 #define DEFAULT_THREADS 4
 #define DEFAULT_SLOW_NS TEPAL_MS(100)
+#define MOMENT_NS 50000 /* for a thread that was held up in the middle of posting */
 
 /* Its life */
 
@@ -43,12 +44,18 @@ int tepal_loop_new(tepal_loop **loop, const tepal_loop_options *options) {
         .read_bytes = own.read_bytes == 0 ? DEFAULT_READ_BYTES : own.read_bytes,
         .threads = own.executor_threads == 0 ? DEFAULT_THREADS : own.executor_threads,
     };
-    code = tpi_driver_new(&made->driver, own.driver, &driver_options);
+    made->realloc = allocate;
+    code = tpi_posts_init(made);
+    if (code == 0) {
+        code = tpi_driver_new(&made->driver, own.driver, &driver_options);
+        if (code < 0) {
+            tpi_posts_free(made);
+        }
+    }
     if (code < 0) {
         tpi_free(allocate, made);
         return code;
     }
-    made->realloc = allocate;
     made->driver_name = made->driver->ops->name;
     made->order = own.order;
     made->drain_limit = own.drain_limit == 0 ? DEFAULT_DRAIN_LIMIT : own.drain_limit;
@@ -82,6 +89,7 @@ void tepal_loop_unref(tepal_loop *loop) {
         before = atomic_fetch_sub_explicit(&loop->references, 1, memory_order_acq_rel);
     }
     if (before == 1) {
+        tpi_posts_free(loop);
         tpi_free(loop->realloc, loop);
     }
 }
@@ -198,6 +206,7 @@ int tepal_loop_after_fork(tepal_loop *loop) {
         atomic_store(&loop->runner, 0); /* a thread of the parent's that ran it does not exist here */
     }
     atomic_store(&loop->wakers, 0);
+    tpi_posts_after_fork(loop);
     tpi_signals_after_fork(loop);
     return 0;
 }
@@ -206,8 +215,14 @@ int tepal_loop_after_fork(tepal_loop *loop) {
 
 static bool has_work(const tepal_loop *loop) {
     return tpi_ready_any(loop) || loop->driver->backlog || loop->stop || loop->interrupted ||
-           atomic_load(&loop->posts) != NULL || atomic_load(&loop->signals_pending) != 0 ||
+           tpi_posts_any(&loop->posts) || atomic_load(&loop->signals_pending) != 0 ||
            atomic_load(&loop->driver->done_jobs) != NULL;
+}
+
+/* Announce to who posts from elsewhere that we may be about to sleep, or take it back. */
+static void set_sleeping(tepal_loop *loop, bool sleeping) {
+    atomic_store(&loop->driver->sleeping, sleeping);
+    atomic_store(&loop->posts.sleeping, sleeping);
 }
 
 /* How long the loop may sleep: at most limit_ns; negative: for ever. */
@@ -224,12 +239,22 @@ static int64_t timeout(tepal_loop *loop, int64_t limit_ns) {
     return limit_ns < 0 || left_ns < limit_ns ? left_ns : limit_ns;
 }
 
+/*
+ * For a loop that has announced its sleep: a post that was begun before anybody could see that, and is not finished,
+ * wakes nobody. Sleep only for a moment then.
+ */
+static int64_t limit_for_posts(const tepal_loop *loop, int64_t limit_ns) {
+    bool longer = limit_ns < 0 || limit_ns > MOMENT_NS;
+    return tpi_posts_coming(&loop->posts) && longer ? MOMENT_NS : limit_ns;
+}
+
 /* A wait that may block: announced to who posts from elsewhere, with the hooks around it. */
 static int sleep_for(tepal_loop *loop, int64_t timeout_ns) {
     tpi_driver *driver = loop->driver;
-    atomic_store(&driver->sleeping, true);
+    set_sleeping(loop, true);
+    timeout_ns = limit_for_posts(loop, timeout_ns);
     if (has_work(loop)) { /* it came before anybody could see that we sleep */
-        atomic_store(&driver->sleeping, false);
+        set_sleeping(loop, false);
         return driver->ops->wait(driver, 0);
     }
     loop->stats.waits++;
@@ -240,7 +265,7 @@ static int sleep_for(tepal_loop *loop, int64_t timeout_ns) {
             code = loop->hooks.after_wait(loop->hooks.argument, code);
         }
     }
-    atomic_store(&driver->sleeping, false);
+    set_sleeping(loop, false);
     return code < 0 ? code : 0;
 }
 
@@ -317,7 +342,7 @@ static int enter(tepal_loop *loop) {
     }
     loop->interrupted = false;
     loop->driver->interrupted = false;
-    atomic_store(&loop->driver->sleeping, false); /* prepare() may have set it */
+    set_sleeping(loop, false); /* prepare() may have set it */
     return 0;
 }
 
@@ -360,8 +385,8 @@ int tepal_loop_prepare(tepal_loop *loop, int64_t *timeout_ns) {
     }
     tpi_loop_flush(loop);
     loop->driver->ops->flush(loop->driver);
-    atomic_store(&loop->driver->sleeping, true); /* the foreign loop's wait is ours: who posts must wake it */
-    *timeout_ns = timeout(loop, -1);
+    set_sleeping(loop, true); /* the foreign loop's wait is ours: who posts must wake it */
+    *timeout_ns = timeout(loop, limit_for_posts(loop, -1));
     return 0;
 }
 

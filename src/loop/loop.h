@@ -4,11 +4,13 @@
 #ifndef TPI_LOOP_H
 #define TPI_LOOP_H
 
+#include <limits.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <sys/types.h>
 #include "base/alloc.h"
 #include "driver/driver.h"
+#include "loop/posts.h"
 #include "loop/timers.h"
 #include <tepal/future.h>
 #include <tepal/loop.h>
@@ -110,10 +112,10 @@ struct tepal_loop {
     /* Touched by other threads. */
     _Atomic(uintptr_t) runner; /* the thread that runs it (tpi_this_thread); 0: none */
     atomic_uint references;
-    _Atomic(tepal_work *) posts;       /* newest first; TPI_POSTS_CLOSED once nothing is taken any more (wakeup.c) */
     _Atomic(uint64_t) signals_pending; /* bit n-1: signal n has arrived */
     atomic_uint wakers;                /* threads and handlers that are about to use the driver's wake */
     atomic_bool wakeable;              /* false once the driver is going away */
+    tpi_posts posts;
 };
 
 /* ready.c */
@@ -126,6 +128,8 @@ void tpi_ready_init(tepal_loop *loop);
 void tpi_ready_free(tepal_loop *loop);
 /* Queue a work that is not in the queue. */
 void tpi_ready_push(tepal_loop *loop, tepal_work *work);
+/* Queue a callback. Returns 0 or TEPAL_ENOMEM. */
+int tpi_ready_append(tepal_loop *loop, tepal_callback run, void *argument);
 /* Cancel a callback of call_soon. Whether there was one. */
 bool tpi_ready_cancel(tepal_loop *loop, tepal_handle handle);
 
@@ -156,18 +160,14 @@ static inline void tpi_loop_flush(tepal_loop *loop) {
     }
 }
 
-/* wakeup.c: work from other threads */
-#define TPI_POSTS_CLOSED ((tepal_work *)(uintptr_t)1)
-void tpi_posts_merge_slow(tepal_loop *loop);
+/* Callbacks and work from other threads (posts.c), to the end of the ready queue. */
 static inline void tpi_posts_merge(tepal_loop *loop) {
-    if (atomic_load_explicit(&loop->posts, memory_order_relaxed) != NULL) {
-        tpi_posts_merge_slow(loop);
+    if (tpi_posts_any(&loop->posts)) {
+        tpi_posts_merge_chunks(loop, UINT_MAX);
     }
 }
-/* Take nothing any more; what was posted moves to the ready queue. */
-void tpi_posts_close(tepal_loop *loop);
-/* The same in a forked child, where nothing of the queue runs: free what is the library's own. */
-void tpi_posts_abandon(tepal_loop *loop);
+
+/* wakeup.c */
 /* Wait until no thread or handler is inside the driver's wake, and let none in again. */
 void tpi_wakeup_close(tepal_loop *loop);
 

@@ -7,6 +7,7 @@
 #include "loop/loop.h"
 
 #define FIRST_ROOM 64
+#define POSTS_A_TURN 4096 /* of a crowd of them; then the kernel is asked for input again */
 
 static void make_room(tepal_loop *loop, const tpi_soon *old, tpi_soon *grown, uint32_t room) {
     tpi_ready *ready = &loop->ready;
@@ -47,32 +48,38 @@ static inline void push_soon(tpi_ready *ready, tepal_callback run, void *argumen
     }
 }
 
-static __attribute__((noinline)) int call_soon_in_general(tepal_loop *loop, tepal_callback run, void *argument,
-                                                          tepal_handle *handle, void *place) {
-    int code = tpi_loop_check(loop);
-    if (code < 0) {
-        return code;
-    }
+static inline int append(tepal_loop *loop, tepal_callback run, void *argument, tepal_handle *handle, void *place) {
     tpi_ready *ready = &loop->ready;
-    tpi_posts_merge(loop);
-    if (ready->tail - ready->head == ready->room) {
-        code = grow(loop);
+    if (__builtin_expect(ready->tail - ready->head == ready->room, 0)) {
+        int code = grow(loop);
         if (code < 0) {
             return code;
         }
     }
-    if (loop->debug) {
+    if (__builtin_expect(loop->debug, 0)) {
         ready->ring[ready->room + (ready->tail & (ready->room - 1))].argument = place;
     }
     push_soon(ready, run, argument, handle);
     return 0;
 }
 
+int tpi_ready_append(tepal_loop *loop, tepal_callback run, void *argument) {
+    return append(loop, run, argument, NULL, NULL);
+}
+
+static __attribute__((noinline)) int call_soon_in_general(tepal_loop *loop, tepal_callback run, void *argument,
+                                                          tepal_handle *handle, void *place) {
+    int code = tpi_loop_check(loop);
+    if (code < 0) {
+        return code;
+    }
+    tpi_posts_merge(loop);
+    return append(loop, run, argument, handle, place);
+}
+
 int tepal_loop_call_soon(tepal_loop *loop, tepal_callback run, void *argument, tepal_handle *handle) {
     tpi_ready *ready = &loop->ready;
-    if (__builtin_expect(loop->strict || ready->tail - ready->head == ready->room ||
-                             atomic_load_explicit(&loop->posts, memory_order_relaxed) != NULL,
-                         0)) {
+    if (__builtin_expect(loop->strict || ready->tail - ready->head == ready->room || tpi_posts_any(&loop->posts), 0)) {
         return call_soon_in_general(loop, run, argument, handle, __builtin_return_address(0));
     }
     push_soon(ready, run, argument, handle);
@@ -183,7 +190,9 @@ static void run_drain(tepal_loop *loop) {
 
 void tpi_ready_run(tepal_loop *loop) {
     tpi_ready *ready = &loop->ready;
-    tpi_posts_merge(loop);
+    if (tpi_posts_any(&loop->posts)) {
+        tpi_posts_merge_chunks(loop, POSTS_A_TURN / TPI_CHUNK_POSTS);
+    }
     if (loop->order == TEPAL_ORDER_DRAIN) {
         run_drain(loop);
         return;
