@@ -362,11 +362,9 @@ int tepal_transport_write_owned(tepal_transport *transport, const struct iovec *
     if (length == 0 || transport->filters != NULL) {
         /* A filter takes all within the call: copied, encrypted, counted in its buffer. */
         code = length == 0 ? 0 : tpi_filters_write(transport, pieces, count);
-        if (code >= 0) {
-            release(argument, 0);
-            tell_flow(transport);
-        }
-        return code < 0 ? code : 0;
+        release(argument, code < 0 ? code : 0);
+        tell_flow(transport);
+        return 0; /* part of it may have left before it failed, which ended the transport: connection_lost tells */
     }
     code = tpi_stream_write_owned(transport, pieces, count, release, argument);
     if (code == 0) {

@@ -390,6 +390,33 @@ SCRIPT_TEST(filter, its_errors_abort_the_transport) {
     check_error(&type, TEPAL_EMSGSIZE);
 }
 
+static void note_release(void *argument, int status) {
+    int *noted = argument;
+    CHECK_EQ(*noted, 1); /* once, and with a code of an end */
+    CHECK_LT(status, 0);
+    *noted = status;
+}
+
+/* Part of it may have left: it is not refused, but ends with the transport. */
+SCRIPT_TEST(filter, an_owned_write_that_fails_inside_it_is_released_with_the_error) {
+    script self = {0};
+    tepal_filter_type type = shim_type;
+    const struct iovec piece = {.iov_base = "0123456789", .iov_len = 10};
+    int released = 1;
+
+    script_open(&self, SCRIPT_TCP);
+    shim *only = shim_new(&self, 0);
+    type.write = fail_write;
+    only->filter.type = &type;
+    CHECK_OK(tepal_transport_push_filter(self.transport, &only->filter, NULL));
+    CHECK_OK(CALL(&self, tepal_transport_write_owned(self.transport, &piece, 1, note_release, &released)));
+    CHECK_EQ(released, TEPAL_EMSGSIZE);
+    RUN_UNTIL(self.loop, self.losts == 1);
+    CHECK_EQ(self.lost_code, TEPAL_EMSGSIZE);
+    script_close(&self);
+    free(only);
+}
+
 SCRIPT_TEST(filter, the_topmost_that_knows_answers_a_question) {
     script self = {0};
     const void *answer;
