@@ -241,6 +241,64 @@ TEST_DRIVERS(driver_socket, an_event_of_a_closed_object_does_not_reach_who_has_i
     driver_close(driver);
 }
 
+static thing *both, *stranger;
+static int stranger_fds[2];
+
+/*
+ * The one whose event is first closes the other while that one's is on its way, and has the number taken by a watch,
+ * which would hear of the event.
+ */
+static void replace_other(thing *self, char what) {
+    thing *later = self == &both[0] ? &both[1] : &both[0];
+    const int number = later->object.fd;
+    CHECK_EQ(what, 'd');
+    self->then = NULL;
+    later->then = NULL;
+    self->driver->ops->close(self->driver, &later->object);
+    test_socketpair(stranger_fds);
+    if (stranger_fds[1] == number) {
+        const int swap = stranger_fds[0];
+        stranger_fds[0] = number;
+        stranger_fds[1] = swap;
+    }
+    CHECK_OK(self->driver->ops->watch(self->driver, &stranger->object, stranger_fds[0], TEPAL_READABLE));
+}
+
+TEST_DRIVERS(driver_socket, an_event_on_its_way_does_not_reach_a_watch_that_takes_the_number) {
+    thing pair[2], watch;
+    int peers[2];
+    tpi_driver *driver = driver_open(0, 0);
+    both = pair;
+    stranger = &watch;
+    thing_init(&watch, driver);
+    for (int i = 0; i < 2; i++) {
+        peers[i] = thing_adopt(&pair[i], driver, true);
+        thing_read_start(&pair[i]);
+    }
+    driver_settle(driver);
+    for (int i = 0; i < 2; i++) {
+        pair[i].then = replace_other;
+        write_numbers(peers[i], 0, 10);
+    }
+    CHECK_OK(driver->ops->wait(driver, -1)); /* both events are fetched */
+    (void)driver->ops->dispatch(driver);
+    driver_settle(driver);
+    CHECK(pair[0].received + pair[1].received == 10);
+    CHECK_STR(watch.log, "");
+    write_numbers(stranger_fds[1], 0, 1); /* it is heard when it is meant */
+    driver_turn(driver, -1);
+    CHECK_EQ(watch.log[0], 'r');
+    driver->ops->unwatch(driver, &watch.object);
+    for (int i = 0; i < 2; i++) {
+        if (pair[i].object.kind != 0) {
+            thing_close(&pair[i]);
+        }
+        close(peers[i]);
+        close(stranger_fds[i]);
+    }
+    driver_close(driver);
+}
+
 TEST_DRIVERS(driver_socket, numbers_are_reused_many_times_and_no_byte_goes_astray) {
     const int rounds = (int)test_rounds(1000000, 3000);
     tpi_driver *driver = driver_open(0, 0);

@@ -4,16 +4,25 @@
 
 #include <errno.h>
 #include <stdatomic.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-static atomic_size_t sends, limit, sends_left;
+static atomic_size_t sends, receives, registrations, limit, sends_left;
 static atomic_int send_error;
 static atomic_bool closes_are_checked;
 
 size_t sends_counted(void) {
     return atomic_load(&sends);
+}
+
+size_t receives_counted(void) {
+    return atomic_load(&receives);
+}
+
+size_t registrations_counted(void) {
+    return atomic_load(&registrations);
 }
 
 void sends_limit(size_t bytes) {
@@ -66,6 +75,16 @@ ssize_t sendmsg(int fd, const struct msghdr *message, int flags) {
     size_t length = message->msg_iov->iov_len;
     length = length < most ? length : most;
     return syscall(SYS_sendto, fd, message->msg_iov->iov_base, length, flags, NULL, 0);
+}
+
+ssize_t recv(int fd, void *data, size_t length, int flags) {
+    atomic_fetch_add(&receives, 1);
+    return syscall(SYS_recvfrom, fd, data, length, flags, NULL, NULL);
+}
+
+int epoll_ctl(int epoll_fd, int operation, int fd, struct epoll_event *event) {
+    atomic_fetch_add(&registrations, 1);
+    return (int)syscall(SYS_epoll_ctl, epoll_fd, operation, fd, event);
 }
 
 int close(int fd) {

@@ -1,6 +1,6 @@
 /*
- * send(2), sendmsg(2) and close(2) for tests: they count, cut short, fail to order, and do not let a descriptor be
- * closed twice. The test program's own definitions come before libc's.
+ * send(2), sendmsg(2), recv(2), epoll_ctl(2) and close(2) for tests: they count, cut short, fail to order, and do not
+ * let a descriptor be closed twice. The test program's own definitions come before libc's.
  */
 #ifndef TEPAL_TESTS_SYSTEM_CALLS_H
 #define TEPAL_TESTS_SYSTEM_CALLS_H
@@ -9,6 +9,10 @@
 
 /** Calls of send and sendmsg by this process so far. */
 size_t sends_counted(void);
+
+/** Calls of recv and of epoll_ctl by this process so far. */
+size_t receives_counted(void);
+size_t registrations_counted(void);
 
 /** From now on each call takes at most this many bytes; 0: no limit of ours. */
 void sends_limit(size_t bytes);
