@@ -129,7 +129,7 @@ static int set_up(echo_server *self) {
         int code = echo_worker_init(worker, self->driver, self->grace_ns);
         if (code < 0) {
             fprintf(stderr, "tepal echo: cannot make a loop%s%s: %s\n", self->driver == NULL ? "" : " on driver ",
-                    self->driver == NULL ? "" : self->driver, tepal_strerror(code));
+                    self->driver == NULL ? "" : self->driver, why_no_loop(self->driver, code));
             return code;
         }
         for (size_t index = 0; index < self->listen.count; index++)

@@ -15,12 +15,21 @@ static const char *parse_port(endpoint *self, const char *text) {
     return NULL;
 }
 
+/* What unix(7) has room for: an abstract name needs no NUL at its end. */
+enum { UNIX_PATH_MAX_BYTES = 107, UNIX_NAME_MAX_BYTES = 108 };
+
+static const char *parse_unix(endpoint *self, const char *path) {
+    size_t most = path[0] == '@' ? UNIX_NAME_MAX_BYTES : UNIX_PATH_MAX_BYTES;
+    self->unix_path = path;
+    if (path[0] == '\0' || strcmp(path, "@") == 0)
+        return "a path or @name must follow 'unix:'";
+    return strlen(path) > most ? "a Unix path is at most 107 bytes" : NULL;
+}
+
 const char *endpoint_parse(endpoint *self, const char *text) {
     *self = (endpoint){.port = 0};
-    if (strncmp(text, "unix:", 5) == 0) {
-        self->unix_path = text + 5;
-        return text[5] == '\0' || strcmp(text + 5, "@") == 0 ? "a path or @name must follow 'unix:'" : NULL;
-    }
+    if (strncmp(text, "unix:", 5) == 0)
+        return parse_unix(self, text + 5);
     const char *host = text, *colon = strrchr(text, ':');
     if (colon == NULL)
         return "it has no port; write HOST:PORT, [IPV6]:PORT or unix:PATH";

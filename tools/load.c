@@ -240,7 +240,7 @@ static int set_up(conductor *self) {
         code = tepal_loop_add_signal(load->loop, SIGTERM, signaled, self);
     if (code < 0) {
         fprintf(stderr, "tepal load: cannot start%s%s: %s\n", load->driver == NULL ? "" : " on driver ",
-                load->driver == NULL ? "" : load->driver, tepal_strerror(code));
+                load->driver == NULL ? "" : load->driver, why_no_loop(load->driver, code));
         return STATUS_FAILED;
     }
     return STATUS_OK;

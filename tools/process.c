@@ -3,8 +3,10 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <tepal.h>
 
 cpu_time cpu_time_now(void) {
     struct rusage used;
@@ -23,6 +25,14 @@ uint64_t raise_descriptor_limit(void) {
     rlim_t before = limit.rlim_cur;
     limit.rlim_cur = limit.rlim_max;
     return setrlimit(RLIMIT_NOFILE, &limit) == 0 ? limit.rlim_cur : before;
+}
+
+const char *why_no_loop(const char *driver, int code) {
+    if (code == TEPAL_EINVAL && driver != NULL)
+        return "there is no such driver; epoll and poll are there";
+    if (code == TEPAL_EINVAL && getenv("TEPAL_DRIVER") != NULL)
+        return "TEPAL_DRIVER in the environment names no driver: epoll and poll are there";
+    return tepal_strerror(code);
 }
 
 const char *grouped(uint64_t number) {

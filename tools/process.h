@@ -19,6 +19,9 @@ cpu_time cpu_time_now(void);
  */
 uint64_t raise_descriptor_limit(void);
 
+/** Why no loop could be made on this driver (NULL: none was named), as a sentence. */
+const char *why_no_loop(const char *driver, int code);
+
 /** A number with its thousands apart ("1,234,567"), in one of a few static buffers: good for one printf. */
 const char *grouped(uint64_t number);
 

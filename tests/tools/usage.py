@@ -71,6 +71,7 @@ def a_mistake_in_an_address_is_explained():
         "[::1:7000": "written [::1]:7000",
         "unix:": "a path or @name must follow",
         "unix:@": "a path or @name must follow",
+        "unix:" + "a" * 108: "a Unix path is at most 107 bytes",
         "a" * 300 + ":80": "the name is too long",
     }.items():
         fails_with_usage("echo", "--listen", address, says=says)
