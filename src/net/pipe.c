@@ -116,6 +116,8 @@ static void source_ended(piping *pipe, bool eof) {
 
 /* ---- The source's protocol ---- */
 
+static void sink_stopped(tepal_producer *producer);
+
 static int source_made(tepal_protocol *self, tepal_transport *transport) {
     tepal_protocol *aside = of_protocol(self)->aside;
     return aside->type->connection_made == NULL ? 0 : aside->type->connection_made(aside, transport);
@@ -126,7 +128,7 @@ static int sink_refused(piping *pipe, int code) {
     tepal_transport *sink = pipe->sink;
 
     if ((sink->flags & (TPI_CLOSING | TPI_ENDED)) != 0) {
-        tpi_flow_hold(pipe->source); /* nothing more, not even EOF: stop is on its way and ends the pipe */
+        sink_stopped(&pipe->producer); /* not later: who cancelled the pipe before would go on behind these bytes */
         return 0;
     }
     tepal_transport_ref(sink);

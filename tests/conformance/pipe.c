@@ -223,6 +223,28 @@ TEST_DRIVERS(pipe, bytes_that_a_closing_sink_refuses_are_not_counted) {
     line_close(&all);
 }
 
+static void cancel_later(void *argument) {
+    tepal_future_cancel(*(tepal_future **)argument);
+}
+
+/* They are gone: if the source's own protocol went on, it would go on behind a hole. */
+TEST_DRIVERS(pipe, cancelling_after_a_closing_sink_refused_bytes_comes_too_late) {
+    line all = {.reader.seed = 5, .source.seed = 5, .reader.close_at_eof = true, .writer.close_at_eof = true};
+
+    line_open(&all);
+    line_pipe(&all);
+    end_write(&all.writer, &all.reader, 1000);
+    CHECK_OK(tepal_transport_flush(all.writer.transport));
+    CHECK_OK(tepal_loop_call_soon(all.loop, close_it, all.sink.transport, NULL));  /* before the data come */
+    CHECK_OK(tepal_loop_call_later(all.loop, 0, cancel_later, &all.future, NULL)); /* after them, in the same turn */
+    CHECK_OK(tepal_loop_step(all.loop, 0));
+    end_write(&all.writer, &all.reader, 1000);
+    RUN_UNTIL(all.loop, all.sink.losts);
+    settle(all.loop);
+    CHECK_EQ(all.source.received, all.source.losts ? 0 : 2000); /* all, where they had not come before the cancelling */
+    line_close(&all);
+}
+
 TEST_DRIVERS(pipe, a_source_closed_by_its_owner_ends_the_sinks_writing_side) {
     line all = {.reader.seed = 5, .writer.close_at_eof = true};
 
