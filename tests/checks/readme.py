@@ -37,16 +37,25 @@ def commands_exist():
 def links_lead_somewhere():
     problems = []
     for path in documents():
-        text = path.read_text()
+        text = re.sub(r"^```.*?^```", lambda block: "\n" * block.group().count("\n"), path.read_text(), flags=re.M | re.S)
         for match in re.finditer(r"\]\((?!\w+:|#)([^)#\s]+)[^)]*\)", text):
             if not (path.parent / match.group(1)).exists():
                 problems.append(f"{name_of(path)}:{line_of(text, match.start())}: {match.group(1)} is not there")
     return problems
 
 
+def readme_programs_are_examples():
+    examples = [path.read_text() for path in (ROOT / "examples").glob("*.c")]
+    text = (ROOT / "README.md").read_text()
+    return [f"README.md:{line_of(text, block.start())}: this program is not one of examples/"
+            for block in re.finditer(r"^```c\n(.*?)^```", text, re.M | re.S)
+            if not any(block.group(1) in example for example in examples)]
+
+
 CHECKS = {
     "commands_in_the_documents_exist": commands_exist,
     "links_in_the_documents_lead_somewhere": links_lead_somewhere,
+    "programs_in_the_readme_are_examples": readme_programs_are_examples,
 }
 
 if __name__ == "__main__":

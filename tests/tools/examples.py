@@ -49,6 +49,29 @@ def echo_server_explains_a_port_in_use(driver):
     ends_well(program)
 
 
+def echo_short_does_what_the_readme_shows(driver):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    program = start(driver, "echo_short", port)
+    dialed = []
+
+    def it_listens():
+        try:
+            dialed.append(dial_port(port))
+        except ConnectionRefusedError:
+            pass
+        return dialed
+
+    eventually(it_listens, "it does not listen")
+    with dialed[0] as peer:
+        peer.sendall(b"hello\n")
+        peer.shutdown(socket.SHUT_WR)
+        assert read_all(peer) == b"hello\n"
+    eventually(lambda: program.error_text() == "closed: all was sent back\n", "it said nothing of the end")
+    program.kill()
+
+
 def echo_client_gets_the_answer_after_its_half_close(driver):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         program = start(driver, "echo_client", "127.0.0.1", listener.getsockname()[1], "what is it")
@@ -266,6 +289,7 @@ def every_example_is_tested(driver):
 TESTS = {test.__name__: test for test in (
     echo_server_echoes,
     echo_server_explains_a_port_in_use,
+    echo_short_does_what_the_readme_shows,
     echo_client_gets_the_answer_after_its_half_close,
     echo_client_lists_the_addresses_that_failed,
     chat_sends_a_line_to_all_others,
