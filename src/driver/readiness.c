@@ -272,6 +272,7 @@ static void deliver_what_is_left(tpi_readiness *readiness, tpi_object *object) {
 bool tpi_readiness_dispatch(tpi_driver *driver) {
     tpi_readiness *readiness = (tpi_readiness *)driver;
     tpi_object *end = readiness->first == NULL ? NULL : readiness->last;
+    readiness->dispatches++;
     readiness->poller->deliver(readiness);
     /* Only what was left before this dispatch: what it adds waits for the next one, so nobody can keep us here. */
     while (end != NULL && !driver->interrupted) {

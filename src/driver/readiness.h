@@ -46,8 +46,9 @@ struct tpi_readiness {
     size_t scratch_bytes;
     tpi_object *first, *last; /* objects with something left to deliver; last is undefined while first is NULL */
     tpi_held *held;
-    int wake_fd;    /* an eventfd(2) */
-    unsigned stale; /* events of older generations, in a row */
+    int wake_fd;         /* an eventfd(2) */
+    uint16_t dispatches; /* how many there were; goes round */
+    unsigned stale;      /* events of older generations, in a row */
     tpi_offload offload;
 };
 
@@ -65,11 +66,13 @@ enum {
     TPI_SAY_STOPPED = 1 << 9, /* accept_stopped is due */
     TPI_SAY_RELEASED = 1 << 10,
     TPI_SAY_CLOSED = 1 << 11,
-    TPI_REGISTERED = 1 << 12,  /* with the poller */
-    TPI_ADOPTED = 1 << 13,     /* the descriptor may have duplicates: take it out of the poller before closing */
-    TPI_LEVELS = 1 << 14,      /* the poller reports levels only */
+    TPI_REGISTERED = 1 << 12, /* with the poller */
+    TPI_ADOPTED = 1 << 13,    /* the descriptor may have duplicates: take it out of the poller before closing */
+    TPI_LEVELS = 1 << 14,     /* the poller reports levels only */
+    TPI_FRESH = 1 << 15, /* adopted: nothing is read in the first dispatch after read_start, whose number follows */
     TPI_START_AGAIN = 1 << 15, /* registering a listener failed: dispatch tries again, and tells */
     TPI_EVENTS_SHIFT = 16      /* a watch's TEPAL_READABLE and TEPAL_WRITABLE; with levels, the events registered */
+    /* a fresh stream's number of the last dispatch before read_start stands there as well */
 };
 
 /* Of the wake-up descriptor; no slot's generation matches it. */
@@ -97,8 +100,11 @@ void tpi_readiness_event(tpi_readiness *readiness, uint64_t tag, uint32_t events
 
 /* A stream that waits for bytes, has nothing in flight, and for which a short read means that none is left. */
 #define TPI_QUICK_STATE                                                                                                \
-    (((tpi_object){.kind = TPI_STREAM, .bits = TPI_WANT_READ | TPI_SHORT_IS_EMPTY | TPI_REGISTERED | TPI_WRITEABLE})   \
+    (((tpi_object){.kind = TPI_STREAM,                                                                                 \
+                   .bits = TPI_WANT_READ | TPI_SHORT_IS_EMPTY | TPI_REGISTERED | TPI_WRITEABLE | TPI_ADOPTED})         \
          .state)
+/* Adopted or not, a stream may be in it. */
+#define TPI_QUICK_EITHER (((tpi_object){.bits = TPI_ADOPTED}).state)
 
 /* What a quick read has left to do: a full buffer, part of the data unused, no data, an error. */
 void tpi_readiness_quick_read_ended(tpi_readiness *readiness, tpi_object *object, ssize_t count, size_t used);
@@ -111,7 +117,7 @@ static inline void tpi_readiness_edge(tpi_readiness *readiness, uint64_t tag, ui
     const tpi_slot *slot = &readiness->slots[(uint32_t)tag];
     tpi_object *object = slot->object;
     if (__builtin_expect(slot->generation != tag >> 32 || (events & ~(uint32_t)POLLOUT) != POLLIN ||
-                             object->state != TPI_QUICK_STATE,
+                             (object->state | TPI_QUICK_EITHER) != TPI_QUICK_STATE,
                          0)) {
         tpi_readiness_event(readiness, tag, events);
         return;

@@ -88,7 +88,7 @@ int tpi_readiness_adopt(tpi_driver *driver, tpi_object *object, int fd, tpi_kind
     if (code < 0) {
         return code;
     }
-    object->bits = first_bits(readiness, kind == TPI_STREAM && is_tcp(fd)) | (accepted ? 0 : TPI_ADOPTED);
+    object->bits = first_bits(readiness, kind == TPI_STREAM && is_tcp(fd)) | (accepted ? 0 : TPI_ADOPTED | TPI_FRESH);
     if (kind == TPI_STREAM) {
         object->bits |= TPI_WRITEABLE; /* try first; what is readable comes as the first edge */
         code = tpi_readiness_register(readiness, object);

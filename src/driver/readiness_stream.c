@@ -290,6 +290,20 @@ static void finish_connecting(tpi_object *object) {
     object->up->connected(object, error == 0 ? 0 : TEPAL_SYSTEM(error));
 }
 
+/* Whether this is the first dispatch after an adopted stream's read_start: connection_made ran in this very turn. */
+static bool is_too_early(tpi_readiness *readiness, tpi_object *object) {
+    if (!(object->bits & TPI_FRESH)) {
+        return false;
+    }
+    uint16_t before = (uint16_t)(object->bits >> TPI_EVENTS_SHIFT);
+    object->bits &= (UINT32_C(1) << TPI_EVENTS_SHIFT) - 1 - TPI_FRESH;
+    if ((uint16_t)(before + 1) != readiness->dispatches) {
+        return false;
+    }
+    tpi_readiness_list(readiness, object);
+    return true;
+}
+
 void tpi_stream_event(tpi_readiness *readiness, tpi_object *object, uint32_t events) {
     uint32_t bits = object->bits;
     if (events & ~(uint32_t)POLLOUT) {
@@ -313,7 +327,8 @@ void tpi_stream_event(tpi_readiness *readiness, tpi_object *object, uint32_t eve
         return;
     }
     /* Reading first: what came before a reset is delivered before a send finds the reset. */
-    if ((bits & (TPI_READABLE | TPI_WANT_READ)) == (TPI_READABLE | TPI_WANT_READ) && !(bits & TPI_LISTED)) {
+    if ((bits & (TPI_READABLE | TPI_WANT_READ)) == (TPI_READABLE | TPI_WANT_READ) && !(bits & TPI_LISTED) &&
+        !is_too_early(readiness, object)) {
         read_some(readiness, object);
     }
     send_or_list(readiness, object);
@@ -345,7 +360,8 @@ void tpi_stream_go_on(tpi_readiness *readiness, tpi_object *object) {
             return;
         }
     }
-    if ((object->bits & (TPI_READABLE | TPI_WANT_READ | TPI_HOLDING)) == (TPI_READABLE | TPI_WANT_READ)) {
+    if ((object->bits & (TPI_READABLE | TPI_WANT_READ | TPI_HOLDING)) == (TPI_READABLE | TPI_WANT_READ) &&
+        !is_too_early(readiness, object)) {
         read_some(readiness, object);
     }
     send_or_list(readiness, object);
@@ -357,6 +373,10 @@ void tpi_readiness_read_start(tpi_driver *driver, tpi_object *object) {
         return;
     }
     object->bits |= TPI_WANT_READ;
+    if (object->bits & TPI_FRESH) {
+        uint32_t low = object->bits & ((UINT32_C(1) << TPI_EVENTS_SHIFT) - 1);
+        object->bits = low | (uint32_t)((tpi_readiness *)driver)->dispatches << TPI_EVENTS_SHIFT;
+    }
     if (object->bits & (TPI_READABLE | TPI_HOLDING)) {
         tpi_readiness_list((tpi_readiness *)driver, object);
     }

@@ -12,8 +12,8 @@ static const tpi_driver_ops *ops(const tepal_transport *transport) {
 
 void tpi_stream_update_reading(tepal_transport *transport) {
     uint32_t flags = transport->flags;
-    uint32_t stops = TPI_ENDED | TPI_CLOSE_DUE | TPI_START_DUE |
-                     (transport->filters == NULL ? TPI_HELD_BACK | TPI_CLOSING : TPI_BELOW_PAUSED);
+    uint32_t stops =
+        TPI_ENDED | TPI_CLOSE_DUE | (transport->filters == NULL ? TPI_HELD_BACK | TPI_CLOSING : TPI_BELOW_PAUSED);
     if (transport->object.kind == 0) {
         return;
     }
@@ -410,6 +410,9 @@ static void stream_ending(tpi_object *object) {
         return;
     }
     if (!(transport->flags & TPI_ENDED)) {
+        if (transport->sending != NULL && !(transport->flags & TPI_NO_RESET)) {
+            transport->flags |= TPI_RESET; /* what is discarded must not look like a clean end */
+        }
         tpi_transport_fail(transport, TEPAL_ECLOSED);
     }
     tpi_transport_lose(transport);

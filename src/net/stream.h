@@ -45,7 +45,6 @@ typedef enum tpi_transport_flag {
     TPI_BELOW_PAUSED = 1 << 18,  /* the lowest filter, or flow itself, wants no bytes from the driver */
     TPI_STOP_PRODUCER = 1 << 19, /* the event is to stop the producer */
     TPI_HELD_READING = 1 << 20,  /* paused by the pipe of which it is the source: apart from PAUSED_READING */
-    TPI_START_DUE = 1 << 21,     /* the event is to start reading: connection_made ran in this turn's callbacks */
     TPI_EOF_HELD = 1 << 22,      /* a filter passed up an EOF while the protocol had paused */
     TPI_GATHERING = 1 << 24,     /* in the middle of a write of very many pieces: nobody is told of marks */
     TPI_SPECIAL = 1 << 23        /* debug, filters, extras or waiting output: the quick paths are not for it */

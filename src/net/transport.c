@@ -152,16 +152,11 @@ static void event_run(tepal_work *work, int status) {
     uint32_t due = transport->flags; /* what this brings about waits for the next event */
     if (status == 0 && !(due & TPI_LOST)) {
         if (!(due & TPI_MADE)) {
-            transport->flags |= TPI_START_DUE;
             tpi_transport_made(transport, transport->protocol);
-            if (!(transport->flags & TPI_LOST)) {
-                tpi_transport_queue_event(transport);
+            if (due & TPI_ENDED) {
+                tpi_transport_queue_event(transport); /* it was ended before, and this event was taken for that one */
             }
         } else {
-            if (due & TPI_START_DUE) {
-                transport->flags &= ~(uint32_t)TPI_START_DUE;
-                tpi_stream_update_reading(transport);
-            }
             if (due & TPI_EOF_HELD && !(transport->flags & TPI_HELD_BACK)) {
                 transport->flags &= ~(uint32_t)TPI_EOF_HELD;
                 (void)tpi_protocol_received_eof(transport);

@@ -159,6 +159,7 @@ static void late_close(tpi_driver *driver, tpi_object *object) {
     object->sending = NULL;
     object->kind = 0;
     object->bits &= ~(uint32_t)(TPI_WANT_READ | TPI_CONNECTING | TPI_ACCEPTING | TPI_SAY_STOPPED | TPI_START_AGAIN);
+    object->bits &= (UINT32_C(1) << TPI_EVENTS_SHIFT) - 1; /* of no kind, it could be taken for a watch */
 }
 
 static void late_release(tpi_driver *driver, tpi_object *object) {
