@@ -251,7 +251,7 @@ TEPAL_API int tepal_loop_call_at(tepal_loop *loop, int64_t when_ns, tepal_callba
 
 /**
  * tepal_loop_call_soon() for any thread; wakes the loop. What one thread posts, callbacks and work alike, runs in its
- * order. Memory is needed only now and then, for a thousand of them at once. Returns 0, TEPAL_EINVAL if run is NULL,
+ * order. Memory is needed only now and then, for many of them at once. Returns 0, TEPAL_EINVAL if run is NULL,
  * TEPAL_ENOMEM or TEPAL_ECLOSED.
  */
 TEPAL_API int tepal_loop_call_soon_threadsafe(tepal_loop *loop, tepal_callback run, void *argument);

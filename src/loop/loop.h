@@ -4,7 +4,6 @@
 #ifndef TPI_LOOP_H
 #define TPI_LOOP_H
 
-#include <limits.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <sys/types.h>
@@ -128,8 +127,20 @@ void tpi_ready_init(tepal_loop *loop);
 void tpi_ready_free(tepal_loop *loop);
 /* Queue a work that is not in the queue. */
 void tpi_ready_push(tepal_loop *loop, tepal_work *work);
-/* Queue a callback. Returns 0 or TEPAL_ENOMEM. */
-int tpi_ready_append(tepal_loop *loop, tepal_callback run, void *argument);
+int tpi_ready_grow(tepal_loop *loop);
+/* See that one more callback fits the ring. Returns 0 or TEPAL_ENOMEM. */
+static inline int tpi_ready_make_room(tepal_loop *loop) {
+    const tpi_ready *ready = &loop->ready;
+    return __builtin_expect(ready->tail - ready->head == ready->room, 0) ? tpi_ready_grow(loop) : 0;
+}
+/* Queue a callback that fits, and was scheduled from nowhere that debug mode could name. */
+static inline void tpi_ready_push_callback(tepal_loop *loop, tepal_callback run, void *argument) {
+    tpi_ready *ready = &loop->ready;
+    if (__builtin_expect(loop->debug, 0)) {
+        ready->ring[ready->room + (ready->tail & (ready->room - 1))].argument = NULL;
+    }
+    ready->ring[ready->tail++ & (ready->room - 1)] = (tpi_soon){.run = run, .argument = argument};
+}
 /* Cancel a callback of call_soon. Whether there was one. */
 bool tpi_ready_cancel(tepal_loop *loop, tepal_handle handle);
 
@@ -163,7 +174,7 @@ static inline void tpi_loop_flush(tepal_loop *loop) {
 /* Callbacks and work from other threads (posts.c), to the end of the ready queue. */
 static inline void tpi_posts_merge(tepal_loop *loop) {
     if (tpi_posts_any(&loop->posts)) {
-        tpi_posts_merge_chunks(loop, UINT_MAX);
+        tpi_posts_merge_some(loop, SIZE_MAX);
     }
 }
 

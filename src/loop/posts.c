@@ -18,8 +18,14 @@
 /* Chunks; under the lock */
 
 static tpi_post_chunk *allocate(tepal_loop *loop) {
-    tpi_post_chunk *chunk = tpi_alloc_zero(loop->realloc, sizeof *chunk);
+    const tpi_post_chunk *newest = loop->posts.newest;
+    uint64_t size = newest == NULL ? TPI_FIRST_CHUNK : newest->size * 2;
+    if (size > TPI_LARGEST_CHUNK) {
+        size = TPI_LARGEST_CHUNK;
+    }
+    tpi_post_chunk *chunk = tpi_alloc_zero(loop->realloc, sizeof *chunk + size * sizeof(tpi_post));
     if (chunk != NULL) {
+        chunk->size = size;
         chunk->older = loop->posts.newest;
         loop->posts.newest = chunk;
     }
@@ -66,7 +72,7 @@ static int make_room_locked(tepal_loop *loop, tepal_work *work) {
     if (posts->closed) {
         return TEPAL_ECLOSED;
     }
-    if (atomic_load_explicit(&last->tail, memory_order_relaxed) < TPI_CHUNK_POSTS) {
+    if (atomic_load_explicit(&last->tail, memory_order_relaxed) < last->size) {
         return TRY_AGAIN; /* somebody else made room */
     }
     tpi_post_chunk *chunk = take_spare(posts);
@@ -104,7 +110,7 @@ static inline int post(tepal_loop *loop, uintptr_t run, void *argument) {
         tpi_post_chunk *chunk = atomic_load_explicit(&loop->posts.current, memory_order_acquire);
         /* Sequentially consistent: either we then see that the loop sleeps, or it sees the place taken. */
         uint64_t number = atomic_fetch_add(&chunk->tail, 1);
-        if (__builtin_expect(number < TPI_CHUNK_POSTS, 1)) {
+        if (__builtin_expect(number < chunk->size, 1)) {
             chunk->places[number].argument = argument;
             atomic_store_explicit(&chunk->places[number].run, run, memory_order_release);
             break;
@@ -140,12 +146,12 @@ int tepal_loop_post_threadsafe(tepal_loop *loop, tepal_work *work) {
 /* Reading; the loop's thread */
 
 static tpi_post *end_of(tpi_post_chunk *chunk) {
-    return chunk->places + TPI_CHUNK_POSTS;
+    return chunk->places + chunk->size;
 }
 
 /* How much of the last chunk is taken. */
 static tpi_post *taken_of(tpi_post_chunk *chunk, uint64_t tail) {
-    return tail < TPI_CHUNK_POSTS ? chunk->places + tail : end_of(chunk);
+    return tail < chunk->size ? chunk->places + tail : end_of(chunk);
 }
 
 /* The chunk is read: on to the next, or to its own start. */
@@ -173,26 +179,37 @@ static void turn_over(tepal_loop *loop) {
     pthread_mutex_unlock(&posts->lock);
 }
 
+/* Move one post to the ready queue. Returns 0 or TEPAL_ENOMEM: it stays where it is until there is room. */
+static inline int move(tepal_loop *loop, uintptr_t run, void *argument) {
+    if (run == TPI_POST_WORK) {
+        tpi_ready_push(loop, argument);
+    } else if (run != TPI_POST_NOTHING) {
+        int code = tpi_ready_make_room(loop);
+        if (code < 0) {
+            return code;
+        }
+        tpi_ready_push_callback(loop, (tepal_callback)run, argument);
+    }
+    return 0;
+}
+
 /* Move what is there, up to the limit. Whether that was reached: not if a place is empty or memory is short. */
 static bool take(tepal_loop *loop, const tpi_post *limit) {
     tpi_posts *posts = &loop->posts;
-    for (tpi_post *place = posts->next; place != limit; posts->next = ++place) {
+    tpi_post *place = posts->next;
+    for (; place != limit; place++) {
         uintptr_t run = atomic_load_explicit(&place->run, memory_order_acquire);
-        if (run == TPI_POST_EMPTY) {
-            return false;
-        }
-        if (run == TPI_POST_WORK) {
-            tpi_ready_push(loop, place->argument);
-        } else if (run != TPI_POST_NOTHING && tpi_ready_append(loop, (tepal_callback)run, place->argument) < 0) {
-            return false; /* it stays here until the ready queue has room: no callback is lost */
+        if (run == TPI_POST_EMPTY || move(loop, run, place->argument) < 0) {
+            break;
         }
         atomic_store_explicit(&place->run, TPI_POST_EMPTY, memory_order_relaxed);
-        loop->stats.posts++;
     }
-    return true;
+    loop->stats.posts += (uint64_t)(place - posts->next);
+    posts->next = place;
+    return place == limit;
 }
 
-void tpi_posts_merge_chunks(tepal_loop *loop, unsigned chunks) {
+void tpi_posts_merge_some(tepal_loop *loop, size_t count) {
     tpi_posts *posts = &loop->posts;
     /* No further than this, or threads that post without end would keep us here. */
     tpi_post_chunk *last = atomic_load_explicit(&posts->current, memory_order_acquire);
@@ -200,11 +217,15 @@ void tpi_posts_merge_chunks(tepal_loop *loop, unsigned chunks) {
     bool at_last;
     do {
         at_last = posts->chunk == last;
-        if (!take(loop, at_last ? taken : end_of(posts->chunk)) || posts->next != end_of(posts->chunk)) {
+        tpi_post *limit = at_last ? taken : end_of(posts->chunk);
+        size_t there = (size_t)(limit - posts->next);
+        size_t wanted = there < count ? there : count;
+        count -= wanted;
+        if (!take(loop, posts->next + wanted) || posts->next != end_of(posts->chunk)) {
             return;
         }
         turn_over(loop);
-    } while (!at_last && --chunks > 0);
+    } while (!at_last && count > 0);
 }
 
 bool tpi_posts_coming(const tpi_posts *posts) {
@@ -234,7 +255,7 @@ void tpi_posts_close(tepal_loop *loop) {
     pthread_mutex_lock(&posts->lock);
     posts->closed = true;
     tpi_post_chunk *last = atomic_load_explicit(&posts->current, memory_order_relaxed);
-    tpi_post *taken = taken_of(last, atomic_exchange(&last->tail, TPI_CHUNK_POSTS));
+    tpi_post *taken = taken_of(last, atomic_exchange(&last->tail, last->size));
     pthread_mutex_unlock(&posts->lock);
     for (bool at_last = false; !at_last;) {
         at_last = posts->chunk == last;
@@ -256,9 +277,10 @@ void tpi_posts_abandon(tepal_loop *loop) {
     tpi_posts_after_fork(loop);
     tpi_posts *posts = &loop->posts;
     posts->closed = true;
-    atomic_store(&atomic_load(&posts->current)->tail, TPI_CHUNK_POSTS);
+    tpi_post_chunk *last = atomic_load(&posts->current);
+    atomic_store(&last->tail, last->size);
     for (tpi_post_chunk *chunk = posts->newest; chunk != NULL; chunk = chunk->older) {
-        memset(chunk->places, 0, sizeof chunk->places); /* nothing looks like a post any more */
+        memset(chunk->places, 0, chunk->size * sizeof(tpi_post)); /* nothing looks like a post any more */
     }
     loop->ready.first = NULL;
 }

@@ -11,7 +11,8 @@
 #include <tepal/loop.h>
 
 enum {
-    TPI_CHUNK_POSTS = 1024,
+    TPI_FIRST_CHUNK = 256, /* places; each new chunk has twice as many as the one before, up to the most */
+    TPI_LARGEST_CHUNK = 4096,
     TPI_CACHE_LINE = 64, /* what threads that do different things should not share */
 };
 
@@ -39,8 +40,9 @@ typedef struct tpi_post_chunk {
     tepal_work **after_end;       /* undefined while after is NULL */
     char apart[TPI_CACHE_LINE];
     _Atomic(uint64_t) tail; /* places taken */
+    uint64_t size;          /* places there are; who posts has this line at hand */
     char apart_too[TPI_CACHE_LINE];
-    tpi_post places[TPI_CHUNK_POSTS];
+    tpi_post places[];
 } tpi_post_chunk;
 
 typedef struct tpi_posts {
@@ -64,8 +66,8 @@ int tpi_posts_init(tepal_loop *loop);
 /* With the loop's memory: no thread may be posting any more. */
 void tpi_posts_free(tepal_loop *loop);
 
-/* Move what was posted to the ready queue, but no more than so many chunks of it. */
-void tpi_posts_merge_chunks(tepal_loop *loop, unsigned chunks);
+/* Move what was posted to the ready queue, but no more than so many callbacks and works in places. */
+void tpi_posts_merge_some(tepal_loop *loop, size_t count);
 
 /* Whether the next post is there to be merged. One that is still being written is not. */
 static inline bool tpi_posts_any(const tpi_posts *posts) {

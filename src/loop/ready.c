@@ -7,7 +7,7 @@
 #include "loop/loop.h"
 
 #define FIRST_ROOM 64
-#define POSTS_A_TURN 4096 /* of a crowd of them; then the kernel is asked for input again */
+#define POSTS_AT_ONCE 4096 /* of a crowd of them: the ring stays small, and a snapshot leaves time for input */
 
 static void make_room(tepal_loop *loop, const tpi_soon *old, tpi_soon *grown, uint32_t room) {
     tpi_ready *ready = &loop->ready;
@@ -17,7 +17,7 @@ static void make_room(tepal_loop *loop, const tpi_soon *old, tpi_soon *grown, ui
 }
 
 /* Twice the room. Debug mode keeps where each callback was scheduled in a second ring behind the first. */
-static __attribute__((noinline)) int grow(tepal_loop *loop) {
+int tpi_ready_grow(tepal_loop *loop) {
     tpi_ready *ready = &loop->ready;
     if (ready->room > UINT32_MAX / 4) {
         return TEPAL_ENOMEM;
@@ -48,25 +48,6 @@ static inline void push_soon(tpi_ready *ready, tepal_callback run, void *argumen
     }
 }
 
-static inline int append(tepal_loop *loop, tepal_callback run, void *argument, tepal_handle *handle, void *place) {
-    tpi_ready *ready = &loop->ready;
-    if (__builtin_expect(ready->tail - ready->head == ready->room, 0)) {
-        int code = grow(loop);
-        if (code < 0) {
-            return code;
-        }
-    }
-    if (__builtin_expect(loop->debug, 0)) {
-        ready->ring[ready->room + (ready->tail & (ready->room - 1))].argument = place;
-    }
-    push_soon(ready, run, argument, handle);
-    return 0;
-}
-
-int tpi_ready_append(tepal_loop *loop, tepal_callback run, void *argument) {
-    return append(loop, run, argument, NULL, NULL);
-}
-
 static __attribute__((noinline)) int call_soon_in_general(tepal_loop *loop, tepal_callback run, void *argument,
                                                           tepal_handle *handle, void *place) {
     int code = tpi_loop_check(loop);
@@ -74,7 +55,16 @@ static __attribute__((noinline)) int call_soon_in_general(tepal_loop *loop, tepa
         return code;
     }
     tpi_posts_merge(loop);
-    return append(loop, run, argument, handle, place);
+    tpi_ready *ready = &loop->ready;
+    code = tpi_ready_make_room(loop);
+    if (code < 0) {
+        return code;
+    }
+    if (loop->debug) {
+        ready->ring[ready->room + (ready->tail & (ready->room - 1))].argument = place;
+    }
+    push_soon(ready, run, argument, handle);
+    return 0;
 }
 
 int tepal_loop_call_soon(tepal_loop *loop, tepal_callback run, void *argument, tepal_handle *handle) {
@@ -177,6 +167,12 @@ static void run_one_watched(tepal_loop *loop) {
     tpi_debug_end(loop, began, "a callback");
 }
 
+static void take_posts(tepal_loop *loop) {
+    if (tpi_posts_any(&loop->posts)) {
+        tpi_posts_merge_some(loop, POSTS_AT_ONCE);
+    }
+}
+
 static void run_drain(tepal_loop *loop) {
     for (unsigned left = loop->drain_limit; left > 0 && tpi_ready_any(loop) && !loop->interrupted; left--) {
         if (loop->debug) {
@@ -184,15 +180,15 @@ static void run_drain(tepal_loop *loop) {
         } else {
             run_one(loop);
         }
-        tpi_posts_merge(loop);
+        if (!tpi_ready_any(loop)) {
+            take_posts(loop);
+        }
     }
 }
 
 void tpi_ready_run(tepal_loop *loop) {
     tpi_ready *ready = &loop->ready;
-    if (tpi_posts_any(&loop->posts)) {
-        tpi_posts_merge_chunks(loop, POSTS_A_TURN / TPI_CHUNK_POSTS);
-    }
+    take_posts(loop);
     if (loop->order == TEPAL_ORDER_DRAIN) {
         run_drain(loop);
         return;

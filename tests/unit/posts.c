@@ -155,7 +155,7 @@ static writer solo(tepal_loop *loop, int count) {
 
 TEST(posts, work_needs_no_memory_however_much_there_is) {
     tepal_loop *loop = LOOP(.debug = true);
-    writer self = solo(loop, 10 * TPI_CHUNK_POSTS);
+    writer self = solo(loop, 10 * TPI_LARGEST_CHUNK);
     for (int round = 0; round < 5; round++) {
         self.next = 0;
         test_alloc_fail_at(1, true);
@@ -173,7 +173,7 @@ TEST(posts, work_needs_no_memory_however_much_there_is) {
 
 TEST(posts, callbacks_reuse_the_memory_of_those_that_ran) {
     tepal_loop *loop = LOOP(.debug = false);
-    writer self = solo(loop, 3 * TPI_CHUNK_POSTS);
+    writer self = solo(loop, 3 * TPI_LARGEST_CHUNK);
     size_t calls = 0;
     for (int round = 0; round < 20; round++) {
         self.next = 0;
@@ -193,9 +193,9 @@ TEST(posts, callbacks_reuse_the_memory_of_those_that_ran) {
 
 TEST(posts, without_memory_callbacks_are_refused_and_the_rest_stays_in_order) {
     tepal_loop *loop = LOOP(.debug = true);
-    writer self = solo(loop, 3 * TPI_CHUNK_POSTS);
+    writer self = solo(loop, 3 * TPI_LARGEST_CHUNK);
     int i = 0;
-    for (; i < TPI_CHUNK_POSTS - 1; i++) {
+    for (; i < TPI_FIRST_CHUNK - 1; i++) {
         CHECK(send_note(&self, &self.notes[i], false));
     }
     test_alloc_fail_at(1, true);
@@ -218,7 +218,7 @@ TEST(posts, without_memory_callbacks_are_refused_and_the_rest_stays_in_order) {
 
 TEST(posts, a_ready_queue_that_cannot_grow_loses_no_post) {
     tepal_loop *loop = LOOP(.debug = false);
-    writer self = solo(loop, 2 * TPI_CHUNK_POSTS);
+    writer self = solo(loop, 2 * TPI_LARGEST_CHUNK);
     CHECK(send_note(&self, &self.notes[0], false));
     loop_settle(loop);
     for (int i = 1; i < self.count; i++) {
@@ -254,7 +254,7 @@ TEST(posts, each_failed_allocation_of_a_new_loop_leaves_nothing) {
 
 TEST(posts, a_crowd_of_posts_leaves_room_for_timers) {
     tepal_loop *loop = LOOP(.debug = true);
-    writer self = solo(loop, 100 * TPI_CHUNK_POSTS);
+    writer self = solo(loop, 10 * TPI_LARGEST_CHUNK);
     for (int i = 0; i < self.count; i++) {
         CHECK(send_note(&self, &self.notes[i], i % 2 == 0));
     }
@@ -425,11 +425,11 @@ TEST(posts, in_a_child_a_lock_that_nobody_holds_and_places_that_nobody_fills_are
     CHECK(child >= 0);
     if (child == 0) {
         CHECK_OK(tepal_loop_after_fork(loop));
-        for (int i = 0; i < 3 * TPI_CHUNK_POSTS; i++) {
+        for (int i = 0; i < 3 * TPI_LARGEST_CHUNK; i++) {
             CHECK_OK(tepal_loop_call_soon_threadsafe(loop, count_up, &runs));
         }
         loop_settle(loop);
-        CHECK_EQ(runs, 3 * TPI_CHUNK_POSTS + 2);
+        CHECK_EQ(runs, 3 * TPI_LARGEST_CHUNK + 2);
         loop_end(loop);
         _exit(0);
     }
