@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import resource
 import signal
 import socket
 import subprocess
@@ -96,6 +97,15 @@ def many_connections_are_opened(driver):
     server = Echo(driver, "--workers", "2")
     result = measured(driver, server.address, *QUICK, "--connections", "1000")
     assert result["connections"] == 1000 and result["bytes_lost"] == 0, result
+    assert server.stop() == 0
+
+
+def nine_thousand_connections_in_one_process(driver):
+    if resource.getrlimit(resource.RLIMIT_NOFILE)[1] < 9100:
+        raise Skip("fewer than 9,100 descriptors are allowed here")
+    server = Echo(driver)
+    result = measured(driver, server.address, "--seconds", "0.5", "--connections", "9000")
+    assert (result["connections"], result["bytes_lost"], result["connections_lost"]) == (9000, 0, 0), result
     assert server.stop() == 0
 
 
@@ -243,6 +253,7 @@ TESTS = {test.__name__: test for test in (
     every_kind_of_address_is_reached,
     a_source_address_can_be_chosen,
     many_connections_are_opened,
+    nine_thousand_connections_in_one_process,
     the_result_is_printed_for_people,
     no_progress_is_shown_in_a_pipe,
     progress_is_shown_on_a_terminal,
