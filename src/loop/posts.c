@@ -131,12 +131,16 @@ int tepal_loop_call_soon_threadsafe(tepal_loop *loop, tepal_callback run, void *
     return run == NULL ? TEPAL_EINVAL : post(loop, (uintptr_t)run, argument);
 }
 
+int tpi_posts_add_work(tepal_loop *loop, tepal_work *work) {
+    return post(loop, TPI_POST_WORK, work);
+}
+
 int tepal_loop_post_threadsafe(tepal_loop *loop, tepal_work *work) {
     uintptr_t idle = TPI_WORK_IDLE;
     if (!__atomic_compare_exchange_n(&work->state, &idle, TPI_WORK_QUEUED, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) {
         return TEPAL_EBUSY;
     }
-    int code = post(loop, TPI_POST_WORK, work);
+    int code = tpi_posts_add_work(loop, work);
     if (code < 0) {
         __atomic_store_n(&work->state, TPI_WORK_IDLE, __ATOMIC_RELEASE);
     }

@@ -69,6 +69,9 @@ void tpi_posts_free(tepal_loop *loop);
 /* Move what was posted to the ready queue, but no more than so many callbacks and works in places. */
 void tpi_posts_merge_some(tepal_loop *loop, size_t count);
 
+/* Post a work whose state says so already. Needs no memory. Returns 0 or TEPAL_ECLOSED. */
+int tpi_posts_add_work(tepal_loop *loop, tepal_work *work);
+
 /* Whether the next post is there to be merged. One that is still being written is not. */
 static inline bool tpi_posts_any(const tpi_posts *posts) {
     return atomic_load_explicit(&posts->next->run, memory_order_relaxed) != TPI_POST_EMPTY;

@@ -54,11 +54,14 @@ static __attribute__((noinline)) int call_soon_in_general(tepal_loop *loop, tepa
     if (code < 0) {
         return code;
     }
-    tpi_posts_merge(loop);
     tpi_ready *ready = &loop->ready;
-    code = tpi_ready_make_room(loop);
-    if (code < 0) {
-        return code;
+    tpi_posts_merge(loop);
+    while (ready->tail - ready->head == ready->room) {
+        code = tpi_ready_grow(loop);
+        if (code < 0) {
+            return code;
+        }
+        tpi_posts_merge(loop); /* of which some may have been left for want of that room */
     }
     if (loop->debug) {
         ready->ring[ready->room + (ready->tail & (ready->room - 1))].argument = place;
@@ -104,6 +107,14 @@ void tpi_ready_push(tepal_loop *loop, tepal_work *work) {
 
 void tpi_loop_queue(tepal_loop *loop, tepal_work *work) {
     tpi_posts_merge(loop);
+    const tpi_ready *ready = &loop->ready;
+    if (__builtin_expect(ready->tail - ready->head == ready->room && tpi_posts_any(&loop->posts), 0)) {
+        /* Callbacks were left there, it seems for want of memory: behind them, if the loop is not closing. */
+        work->state = TPI_WORK_QUEUED;
+        if (tpi_posts_add_work(loop, work) == 0) {
+            return;
+        }
+    }
     tpi_ready_push(loop, work);
 }
 

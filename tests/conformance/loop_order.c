@@ -149,6 +149,35 @@ TEST_DRIVERS(loop_order, callbacks_works_and_posts_share_one_order) {
     }
 }
 
+/* A callback that was posted needs room in the ready queue, which a work does not. */
+TEST_DRIVERS(loop_order, nothing_overtakes_a_post_for_which_memory_was_short) {
+    for (int onwards = 0; onwards <= 1; onwards++) {
+        for (int with_work = 0; with_work <= 1; with_work++) {
+            numbered all[3] = {{.number = 0}, {.number = with_work ? 1 : 2}, {.number = with_work ? 2 : 1}};
+            tepal_loop *loop = LOOP(.order = TEPAL_ORDER_DRAIN);
+            next_number = 0;
+            all[1].work.run = check_work_number;
+            CHECK_OK(tepal_loop_call_soon_threadsafe(loop, check_number, &all[0]));
+            test_alloc_fail_at(1, onwards);
+            if (with_work) {
+                CHECK_OK(tepal_loop_post(loop, &all[1].work));
+            }
+            const int code = tepal_loop_call_soon(loop, check_number, &all[2], NULL);
+            CHECK(test_alloc_has_failed());
+            test_alloc_fail_at(0, false);
+            if (code < 0) {
+                CHECK_EQ(code, TEPAL_ENOMEM);
+                CHECK_OK(tepal_loop_call_soon(loop, check_number, &all[2], NULL));
+            }
+            if (!with_work) {
+                CHECK_OK(tepal_loop_post(loop, &all[1].work));
+            }
+            TURN_UNTIL(loop, next_number == 3);
+            loop_end(loop);
+        }
+    }
+}
+
 /* What a turn schedules */
 
 static void schedule_more(void *argument) {
