@@ -29,13 +29,18 @@ void tpi_stream_update_direct(tepal_transport *transport) {
     transport->object.direct = transport->filters == NULL && type->get_buffer != NULL;
 }
 
+/* Debug: the driver was told to read nothing more, so it has nothing to say. Above filters it may still be read. */
+static void check_wanted(const tepal_transport *transport) {
+    TPI_INVARIANT(transport->loop, 2,
+                  transport->filters != NULL || !(transport->flags & (TPI_HELD_BACK | TPI_CLOSING | TPI_EOF_RECEIVED)));
+}
+
 static __attribute__((noinline)) size_t data_in_general(tepal_transport *transport, const uint8_t *data,
                                                         size_t length) {
     if (transport->flags & TPI_LINGERING) {
         return length;
     }
-    TPI_INVARIANT(transport->loop, 2,
-                  transport->filters != NULL || !(transport->flags & (TPI_HELD_BACK | TPI_CLOSING | TPI_EOF_RECEIVED)));
+    check_wanted(transport);
     int64_t began = tpi_upcall_begins(transport);
     int64_t used = transport->filters == NULL ? tpi_protocol_received(transport, data, length)
                                               : tpi_filters_received(transport, data, length);
@@ -81,6 +86,7 @@ static void stream_get_buffer(tpi_object *object, size_t hint, void **buffer, si
 static void stream_filled(tpi_object *object, size_t length) {
     tepal_transport *transport = (tepal_transport *)object;
     tepal_protocol *protocol = transport->protocol;
+    check_wanted(transport);
     int64_t began = tpi_upcall_begins(transport);
     int code = protocol->type->buffer_updated == NULL ? 0 : protocol->type->buffer_updated(protocol, length);
     if (code < 0) {
@@ -97,6 +103,7 @@ static void stream_eof(tpi_object *object) {
         linger_ends(transport);
         return;
     }
+    check_wanted(transport);
     int64_t began = tpi_upcall_begins(transport);
     if (transport->filters == NULL) {
         (void)tpi_protocol_received_eof(transport);

@@ -199,6 +199,7 @@ void tpi_upcall_ends(tepal_loop *loop, int64_t began_ns, const char *what) {
 
 void tpi_transport_made(tepal_transport *transport, tepal_protocol *protocol) {
     tepal_loop *loop = transport->loop;
+    TPI_INVARIANT(loop, 1, !(transport->flags & (TPI_MADE | TPI_LOST)));
     transport->protocol = protocol;
     transport->object.up = &tpi_stream_upcalls;
     transport->flags |= TPI_MADE;
