@@ -9,6 +9,7 @@
  *  - Option structs begin with their size; every default is zero. TEPAL_OPTIONS(type, .member = value) fills one.
  *  - Upcalls (functions of yours that Tepal calls) run on the loop's thread, and never inside the call that caused
  *    them, but for those that say so.
+ *  - Everything is there since 0.1.0 unless its comment says since when.
  */
 #ifndef TEPAL_H
 #define TEPAL_H

@@ -3,6 +3,22 @@
  *
  * A negative code is -(domain << 24 | value). The domain says whose number it is, so one int is enough to know what
  * happened and to choose, in a binding, the right class of exception.
+ *
+ * What goes wrong most often, and how it is told:
+ *
+ *   address in use, permission denied     the system's code from tepal_loop_listen() or the future, with the address
+ *   malformed address or name             TEPAL_EINVAL, at once
+ *   name that does not resolve            a code of TEPAL_DOMAIN_RESOLVER through the future
+ *   Unix path too long                    TEPAL_EINVAL, at once
+ *   Unix path of a dead server            replaced; of a living one: EADDRINUSE
+ *   no descriptors left                   EMFILE or ENFILE; a server tells accept_failed, waits and goes on
+ *   no memory                             TEPAL_ENOMEM, and nothing was changed
+ *   write after close or abort            TEPAL_ECLOSED; after write_eof TEPAL_EPIPE; past the cap TEPAL_ENOBUFS
+ *   close or abort again                  nothing happens
+ *   cancel of a callback that has run     false
+ *   callback queued on a closed loop      TEPAL_ECLOSED, and it never runs
+ *   anything on a closed loop             TEPAL_ECLOSED
+ *   a call from a wrong thread            debug mode: TEPAL_ETHREAD, and the exception handler hears of it
  */
 #ifndef TEPAL_ERROR_H
 #define TEPAL_ERROR_H
