@@ -23,10 +23,11 @@ SERVERS = {
     "epoll": ("echo_epoll", {}),
     "libuv": ("echo_libuv", {}),
     "libevent": ("echo_libevent", {}),
+    "asyncio": ("echo_asyncio", {}),
 }
 SUBJECT = "tepal"
 LIMIT = "epoll"
-NOT_COMPARED = ("tepal-poll",)  # measured only when named with --servers
+NOT_COMPARED = ("tepal-poll", "asyncio")  # measured only when named with --servers
 
 
 class Failure(Exception):

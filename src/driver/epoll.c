@@ -11,7 +11,7 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
-#define BATCH 1024 /* events taken from the kernel in one wait */
+#define BATCH 256 /* events taken from the kernel in one wait */
 
 typedef struct tpi_epoll {
     tpi_readiness readiness; /* first */
