@@ -98,13 +98,15 @@ int tpi_readiness_register_all(tpi_readiness *readiness);
 /* An event of the poller's. */
 void tpi_readiness_event(tpi_readiness *readiness, uint64_t tag, uint32_t events);
 
-/* A stream that waits for bytes, has nothing in flight, and for which a short read means that none is left. */
-#define TPI_QUICK_STATE                                                                                                \
-    (((tpi_object){.kind = TPI_STREAM,                                                                                 \
-                   .bits = TPI_WANT_READ | TPI_SHORT_IS_EMPTY | TPI_REGISTERED | TPI_WRITEABLE | TPI_ADOPTED})         \
-         .state)
-/* Adopted or not, a stream may be in it. */
-#define TPI_QUICK_EITHER (((tpi_object){.bits = TPI_ADOPTED}).state)
+/* Whether a stream waits for bytes and has nothing in flight, and a short read means for it that none is left. */
+static inline bool tpi_is_quick(const tpi_object *object) {
+    const tpi_object adopted = {.bits = TPI_ADOPTED}; /* it may be that or not */
+    const tpi_object quick = {
+        .kind = TPI_STREAM,
+        .bits = TPI_WANT_READ | TPI_SHORT_IS_EMPTY | TPI_REGISTERED | TPI_WRITEABLE | TPI_ADOPTED,
+    };
+    return (object->state | adopted.state) == quick.state;
+}
 
 /* What a quick read has left to do: a full buffer, part of the data unused, no data, an error. */
 void tpi_readiness_quick_read_ended(tpi_readiness *readiness, tpi_object *object, ssize_t count, size_t used);
@@ -116,9 +118,8 @@ void tpi_readiness_quick_read_ended(tpi_readiness *readiness, tpi_object *object
 static inline void tpi_readiness_edge(tpi_readiness *readiness, uint64_t tag, uint32_t events) {
     const tpi_slot *slot = &readiness->slots[(uint32_t)tag];
     tpi_object *object = slot->object;
-    if (__builtin_expect(slot->generation != tag >> 32 || (events & ~(uint32_t)POLLOUT) != POLLIN ||
-                             (object->state | TPI_QUICK_EITHER) != TPI_QUICK_STATE,
-                         0)) {
+    if (__builtin_expect(
+            slot->generation != tag >> 32 || (events & ~(uint32_t)POLLOUT) != POLLIN || !tpi_is_quick(object), 0)) {
         tpi_readiness_event(readiness, tag, events);
         return;
     }
