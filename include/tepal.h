@@ -25,5 +25,6 @@
 #include <tepal/connect.h>
 #include <tepal/server.h>
 #include <tepal/executor.h>
+#include <tepal/sim.h>
 
 #endif

@@ -117,9 +117,10 @@ struct tpi_resolve {
 };
 
 typedef enum tpi_query {
-    TPI_QUERY_LOCAL, /* tepal_address */
-    TPI_QUERY_PEER,  /* tepal_address */
-    TPI_QUERY_UNREAD /* size_t: bytes received and not delivered, held ones too */
+    TPI_QUERY_LOCAL,    /* tepal_address */
+    TPI_QUERY_PEER,     /* tepal_address */
+    TPI_QUERY_UNREAD,   /* size_t: bytes received and not delivered, held ones too */
+    TPI_QUERY_LISTENING /* bool: of a listener */
 } tpi_query;
 
 typedef enum tpi_option {
@@ -136,13 +137,15 @@ typedef enum tpi_option {
 
 typedef struct tpi_driver_options {
     tpi_realloc realloc;
-    unsigned read_budget; /* reads of one object in one dispatch */
-    unsigned read_bytes;  /* bytes of one read */
-    unsigned threads;     /* for offload, at most */
+    unsigned read_budget;          /* reads of one object in one dispatch */
+    unsigned read_bytes;           /* bytes of one read */
+    unsigned threads;              /* for offload, at most */
+    struct tpi_sim_host *sim_host; /* the simulator's: whose driver it is to be; NULL: alone in a network of its own */
 } tpi_driver_options;
 
 typedef struct tpi_driver_ops {
     const char *name;
+    bool simulated; /* its descriptors and paths are not the kernel's */
 
     int (*create)(tpi_driver **driver, const tpi_driver_options *options);
     /* Every object must be closed or released. Waits for jobs that run; jobs not begun get done(TEPAL_ECANCELED). */
@@ -176,8 +179,12 @@ typedef struct tpi_driver_ops {
     void (*release)(tpi_driver *driver, tpi_object *object); /* ends in released() */
     void (*close)(tpi_driver *driver, tpi_object *object);   /* ends in closed(); also cancels a connect. Once. */
 
+    void (*discard)(tpi_driver *driver, int fd); /* close a descriptor that accepted() gave and nobody wants */
+
     int (*bind)(tpi_driver *driver, tpi_object *object, const tepal_address *address);
     int (*listen)(tpi_driver *driver, tpi_object *object, int backlog);
+    void (*refuse)(tpi_driver *driver,
+                   tpi_object *object); /* from its return the kernel refuses connections; close() follows */
     void (*accept_start)(tpi_driver *driver, tpi_object *object);
     void (*accept_stop)(tpi_driver *driver, tpi_object *object);                          /* ends in accept_stopped() */
     int (*connect)(tpi_driver *driver, tpi_object *object, const tepal_address *address); /* 0, PENDING or an error */
@@ -218,6 +225,7 @@ struct tpi_driver {
     const tpi_driver_ops *ops;
     tpi_realloc realloc;
     bool backlog;         /* something is left to deliver without waiting: wait with 0 */
+    bool ending;          /* set by the loop: it is being closed, and only last words are waited for */
     bool interrupted;     /* set by the loop in an upcall: return from dispatch right after it, and keep the rest */
     atomic_bool sleeping; /* set by the loop around a wait; who adds work from elsewhere wakes only then */
     _Atomic(tpi_job *) done_jobs; /* finished on a thread, newest first; delivered by dispatch */

@@ -5,6 +5,7 @@
 #include "driver/driver.h"
 #include "driver/epoll.h"
 #include "driver/poll.h"
+#include "driver/sim.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -20,6 +21,9 @@ int tpi_driver_new(tpi_driver **driver, const char *name, const tpi_driver_optio
             if (strcmp(tpi_drivers[i]->name, name) == 0) {
                 return tpi_drivers[i]->create(driver, options);
             }
+        }
+        if (strcmp(tpi_sim_driver_ops.name, name) == 0) {
+            return tpi_sim_driver_ops.create(driver, options); /* never by itself */
         }
         if (tpi_extra_driver != NULL && strcmp(tpi_extra_driver->name, name) == 0) {
             return tpi_extra_driver->create(driver, options);

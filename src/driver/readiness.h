@@ -145,13 +145,14 @@ void tpi_readiness_accept_again(tpi_readiness *readiness, tpi_object *object);
     .offload_cancel = tpi_readiness_offload_cancel, .resolve = tpi_readiness_resolve,                                  \
     .resolve_cancel = tpi_readiness_resolve_cancel, .open = tpi_readiness_open, .adopt = tpi_readiness_adopt,          \
     .release = tpi_readiness_release, .close = tpi_readiness_close, .bind = tpi_readiness_bind,                        \
-    .listen = tpi_readiness_listen, .accept_start = tpi_readiness_accept_start,                                        \
-    .accept_stop = tpi_readiness_accept_stop, .connect = tpi_readiness_connect,                                        \
-    .read_start = tpi_readiness_read_start, .read_stop = tpi_readiness_read_stop, .offer = tpi_readiness_offer,        \
-    .offer_pieces = tpi_readiness_offer_pieces, .send = tpi_readiness_send, .flush = tpi_readiness_flush,              \
-    .shutdown = tpi_readiness_shutdown, .watch = tpi_readiness_watch, .unwatch = tpi_readiness_unwatch,                \
-    .query = tpi_readiness_query, .set = tpi_readiness_set, .wait = tpi_readiness_wait,                                \
-    .dispatch = tpi_readiness_dispatch, .wake = tpi_readiness_wake, .each = tpi_readiness_each
+    .discard = tpi_readiness_discard, .refuse = tpi_readiness_refuse, .listen = tpi_readiness_listen,                  \
+    .accept_start = tpi_readiness_accept_start, .accept_stop = tpi_readiness_accept_stop,                              \
+    .connect = tpi_readiness_connect, .read_start = tpi_readiness_read_start, .read_stop = tpi_readiness_read_stop,    \
+    .offer = tpi_readiness_offer, .offer_pieces = tpi_readiness_offer_pieces, .send = tpi_readiness_send,              \
+    .flush = tpi_readiness_flush, .shutdown = tpi_readiness_shutdown, .watch = tpi_readiness_watch,                    \
+    .unwatch = tpi_readiness_unwatch, .query = tpi_readiness_query, .set = tpi_readiness_set,                          \
+    .wait = tpi_readiness_wait, .dispatch = tpi_readiness_dispatch, .wake = tpi_readiness_wake,                        \
+    .each = tpi_readiness_each
 
 int64_t tpi_readiness_now(tpi_driver *driver);
 uint64_t tpi_readiness_random(tpi_driver *driver);
@@ -163,6 +164,8 @@ int tpi_readiness_open(tpi_driver *driver, tpi_object *object, tpi_kind kind, in
 int tpi_readiness_adopt(tpi_driver *driver, tpi_object *object, int fd, tpi_kind kind, bool accepted);
 void tpi_readiness_release(tpi_driver *driver, tpi_object *object);
 void tpi_readiness_close(tpi_driver *driver, tpi_object *object);
+void tpi_readiness_discard(tpi_driver *driver, int fd);
+void tpi_readiness_refuse(tpi_driver *driver, tpi_object *object);
 int tpi_readiness_bind(tpi_driver *driver, tpi_object *object, const tepal_address *address);
 int tpi_readiness_listen(tpi_driver *driver, tpi_object *object, int backlog);
 void tpi_readiness_accept_start(tpi_driver *driver, tpi_object *object);

@@ -67,6 +67,16 @@ static int check_stream(int fd) {
     return getpeername(fd, (struct sockaddr *)&peer, &length) < 0 ? TEPAL_EINVAL : 0;
 }
 
+/* The same of a listener, which need not listen yet. */
+static int check_listener(int fd) {
+    int type = 0;
+    socklen_t length = sizeof type;
+    if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &length) < 0) {
+        return TEPAL_SYSTEM(errno);
+    }
+    return type == SOCK_STREAM ? 0 : TEPAL_EINVAL;
+}
+
 static int set_flags(int fd) {
     int flags = fcntl(fd, F_GETFL);
     if (flags < 0 || (!(flags & O_NONBLOCK) && fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0) ||
@@ -78,7 +88,7 @@ static int set_flags(int fd) {
 
 int tpi_readiness_adopt(tpi_driver *driver, tpi_object *object, int fd, tpi_kind kind, bool accepted) {
     tpi_readiness *readiness = (tpi_readiness *)driver;
-    int code = accepted || kind != TPI_STREAM ? 0 : check_stream(fd);
+    int code = accepted ? 0 : kind == TPI_STREAM ? check_stream(fd) : check_listener(fd);
     if (code == 0 && !accepted) {
         code = set_flags(fd);
     }
@@ -128,6 +138,17 @@ void tpi_readiness_release(tpi_driver *driver, tpi_object *object) {
     tpi_readiness *readiness = (tpi_readiness *)driver;
     tpi_readiness_unregister(readiness, object);
     retire(readiness, object, TPI_SAY_RELEASED);
+}
+
+void tpi_readiness_discard(tpi_driver *driver, int fd) {
+    (void)driver;
+    close(fd);
+}
+
+/* Shut down, it refuses even if the descriptor stays open in a child process. */
+void tpi_readiness_refuse(tpi_driver *driver, tpi_object *object) {
+    (void)driver;
+    (void)shutdown(object->fd, SHUT_RD);
 }
 
 int tpi_readiness_bind(tpi_driver *driver, tpi_object *object, const tepal_address *address) {
@@ -226,6 +247,15 @@ int tpi_readiness_query(tpi_driver *driver, const tpi_object *object, tpi_query 
         }
         size_t held = object->bits & TPI_HOLDING ? tpi_held_count((tpi_readiness *)driver, object) : 0;
         *(size_t *)answer = (size_t)unread + held;
+        return 0;
+    }
+    if (what == TPI_QUERY_LISTENING) {
+        int listening = 0;
+        socklen_t length = sizeof listening;
+        if (getsockopt(object->fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &length) < 0) {
+            return TEPAL_SYSTEM(errno);
+        }
+        *(bool *)answer = listening != 0;
         return 0;
     }
     tepal_address address = {.length = sizeof address.storage};

@@ -33,6 +33,8 @@ void tpi_invariant(tepal_loop *loop, int number, const char *what) {
     snprintf(text, sizeof text, "invariant %d (%s) does not hold: %s", number, names[number], what);
     tepal_error error = {.code = TEPAL_EINVARIANT, .text = text};
     loop->stats.invariants++;
+    loop->broken = what;
+    loop->broken_number = number;
     tepal_loop_call_exception_handler(loop, "a broken invariant", &error);
 }
 

@@ -25,6 +25,10 @@ static int check_options(const tepal_loop_options *options) {
 }
 
 int tepal_loop_new(tepal_loop **loop, const tepal_loop_options *options) {
+    return tpi_loop_new(loop, options, NULL);
+}
+
+int tpi_loop_new(tepal_loop **loop, const tepal_loop_options *options, struct tpi_sim_host *sim_host) {
     tepal_loop_options own = {0};
     int code = tpi_options_copy(&own, sizeof own, options);
     if (code == 0) {
@@ -43,11 +47,12 @@ int tepal_loop_new(tepal_loop **loop, const tepal_loop_options *options) {
         .read_budget = own.read_budget == 0 ? DEFAULT_READ_BUDGET : own.read_budget,
         .read_bytes = own.read_bytes == 0 ? DEFAULT_READ_BYTES : own.read_bytes,
         .threads = own.executor_threads == 0 ? DEFAULT_THREADS : own.executor_threads,
+        .sim_host = sim_host,
     };
     made->realloc = allocate;
     code = tpi_posts_init(made);
     if (code == 0) {
-        code = tpi_driver_new(&made->driver, own.driver, &driver_options);
+        code = tpi_driver_new(&made->driver, sim_host == NULL ? own.driver : "sim", &driver_options);
         if (code < 0) {
             tpi_posts_free(made);
         }
@@ -153,6 +158,7 @@ static void close_everything(tepal_loop *loop) {
     tpi_posts_close(loop);
     tpi_ready_drop(loop);
     driver->interrupted = false;
+    driver->ending = true;
     while (driver->objects > 0) {
         if (driver->ops->wait(driver, driver->backlog ? 0 : -1) < 0) {
             break; /* what the kernel still holds cannot be had back */

@@ -103,6 +103,8 @@ struct tepal_loop {
     void (*report)(tepal_loop *, const char *, const tepal_error *, void *);
     void *report_argument;
     tepal_loop_stats stats;
+    const char *broken; /* the invariant that was found broken last, and its number; NULL: none */
+    int broken_number;
 
     tpi_closer *closers;
     tpi_watches *watches; /* behind add_reader and add_writer; NULL: none yet */
@@ -116,6 +118,9 @@ struct tepal_loop {
     atomic_bool wakeable;              /* false once the driver is going away */
     tpi_posts posts;
 };
+
+/* loop.c: tepal_loop_new(); with sim_host a simulated host's loop, whatever the options name. */
+int tpi_loop_new(tepal_loop **loop, const tepal_loop_options *options, struct tpi_sim_host *sim_host);
 
 /* ready.c */
 

@@ -6,7 +6,6 @@
 #include "net/server.h"
 
 #include <netinet/in.h>
-#include <sys/socket.h>
 
 /* How often to look for a port that is free at every address, before giving each its own. */
 #define PORT_ATTEMPTS 16
@@ -109,7 +108,7 @@ static int bind_listener(tpi_listener *listener, const tepal_server_options *opt
         return code;
     }
     code = ops->bind(driver, object, address);
-    if (code == TEPAL_SYSTEM(EADDRINUSE) && tpi_unix_is_dead(address)) {
+    if (code == TEPAL_SYSTEM(EADDRINUSE) && !ops->simulated && tpi_unix_is_dead(address)) {
         code = tpi_unix_remove(address);
         if (code == 0 || code == TEPAL_ENOENT) {
             code = ops->bind(driver, object, address);
@@ -118,7 +117,9 @@ static int bind_listener(tpi_listener *listener, const tepal_server_options *opt
     if (code < 0) {
         return code;
     }
-    tpi_unix_file_note(&listener->file, address);
+    if (!ops->simulated) {
+        tpi_unix_file_note(&listener->file, address);
+    }
     if (!options->do_not_start) {
         code = ops->listen(driver, object, listener->server->backlog);
         listener->listening = code == 0;
@@ -152,29 +153,18 @@ static int open_address(tepal_server *server, const tepal_address *address, cons
 /* Take a descriptor of the user's, for as long as the server is open. */
 static int open_borrowed(tepal_server *server, int fd) {
     tpi_driver *driver = server->loop->driver;
-    int type = 0, listening = 0;
-    socklen_t type_length = sizeof type, listening_length = sizeof listening;
-
-    if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &type_length) != 0 ||
-        getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &listening_length) != 0) {
-        return TEPAL_SYSTEM(errno);
-    }
-    if (type != SOCK_STREAM) {
-        return TEPAL_EINVAL;
-    }
     tpi_listener *listener = tpi_listener_new(server);
     if (listener == NULL) {
         return TEPAL_ENOMEM;
     }
     listener->object.borrowed = true;
-    listener->listening = listening != 0;
     const int code = driver->ops->adopt(driver, &listener->object, fd, TPI_LISTENER, false);
     if (code < 0) {
         tpi_listener_discard(listener);
         return code;
     }
     server->listeners[server->listener_count++] = listener;
-    return 0;
+    return driver->ops->query(driver, &listener->object, TPI_QUERY_LISTENING, &listener->listening);
 }
 
 /* Give up the sockets opened so far. */

@@ -134,13 +134,13 @@ static int server_connect(tepal_server *server, int fd, const tepal_address *pee
 
     int code = tpi_transport_new(server->loop, &server->transport, &unmade_upcalls, &transport);
     if (code != 0) {
-        (void)close(fd);
+        driver->ops->discard(driver, fd);
         return code;
     }
     code = driver->ops->adopt(driver, &transport->object, fd, TPI_STREAM, true);
     if (code != 0) {
         tpi_transport_discard(transport);
-        (void)close(fd);
+        driver->ops->discard(driver, fd);
         return code;
     }
     tpi_transport_configure(transport, &server->transport, peer->storage.ss_family);
@@ -161,16 +161,17 @@ static int server_connect(tepal_server *server, int fd, const tepal_address *pee
 
 static void listener_accepted(tpi_object *object, int fd, const tepal_address *peer) {
     tepal_server *server = ((tpi_listener *)object)->server;
+    tpi_driver *driver = server->loop->driver;
 
     server->retry_delay_ns = 0;
     if (server->loop->phase != TPI_PHASE_OPEN) {
-        (void)close(fd);
+        driver->ops->discard(driver, fd);
         return;
     }
     if (server->accepted != NULL) {
         const int answer = server->accepted(server->argument, fd, peer);
         if (answer < 0) {
-            (void)close(fd);
+            driver->ops->discard(driver, fd);
         }
         if (answer != 0) {
             return;
@@ -226,10 +227,9 @@ void tpi_listener_retire(tpi_listener *listener) {
         }
         return;
     }
-    /* The kernel refuses from here on even if the descriptor stays open in a child process. */
     if (server->pid == getpid()) {
         tpi_unix_file_remove(&listener->file, &listener->address);
-        (void)shutdown(listener->object.fd, SHUT_RD);
+        driver->ops->refuse(driver, &listener->object);
     }
     driver->ops->close(driver, &listener->object);
 }
