@@ -414,6 +414,7 @@ static const struct verb *parse(const tepal_sim *sim, statement *self, int64_t *
         }
         memmove(self->words, self->words + 2, (size_t)(self->count - 2) * WORD);
         self->count -= 2;
+        memset(self->words + self->count, 0, 2 * WORD);
     }
     const struct verb *verb = understand(sim, self);
     *bad = verb == NULL;

@@ -44,8 +44,12 @@ bool tpi_sim_environment_seed(uint64_t *seed) {
     if (text == NULL || *text == '\0') {
         return false;
     }
-    *seed = strtoull(text, &end, 0);
-    return *end == '\0';
+    uint64_t number = strtoull(text, &end, 0);
+    if (*end != '\0') {
+        return false;
+    }
+    *seed = number;
+    return true;
 }
 
 int tpi_sim_create(tepal_sim **sim, const tepal_sim_options *options, uint64_t seed) {

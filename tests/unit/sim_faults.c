@@ -1,0 +1,463 @@
+/* What goes wrong in the simulated network: each statement and each rate does what the header says, and no more. */
+#include "unit/sim_fixture.h"
+
+#include <netdb.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+TEST(sim_faults, latency_is_what_the_script_says) {
+    network net = {.server_echoes = true};
+    network_open(&net, 1);
+    network_fault(&net, "latency client server 100ms 100ms\nlatency server client 300ms 300ms # and back");
+    const int64_t began = tepal_sim_time(net.sim);
+    CHECK_OK(network_dial(&net, "10.0.0.1"));
+    CHECK_GE(tepal_sim_time(net.sim) - began, TEPAL_MS(400));
+    CHECK_LT(tepal_sim_time(net.sim) - began, TEPAL_MS(410));
+    network_write(net.connected, 1);
+    network_pass(&net, TEPAL_MS(399));
+    CHECK_EQ(net.connected->received, 0);
+    network_pass(&net, TEPAL_MS(10));
+    CHECK_EQ(net.connected->received, 1);
+    network_close(&net);
+}
+
+TEST(sim_faults, bandwidth_holds_back_what_is_sent_at_once) {
+    network net = {0};
+    network_open(&net, 1);
+    network_connect(&net);
+    network_fault(&net, "bandwidth client server 10000");
+    network_write(net.connected, 50000);
+    network_pass(&net, TEPAL_SEC(4));
+    CHECK_EQ(net.accepted->received, 0); /* one segment, and its last byte comes after 5 s */
+    network_pass(&net, TEPAL_SEC(2));
+    CHECK_EQ(net.accepted->received, 50000);
+    network_close(&net);
+}
+
+TEST(sim_faults, a_partition_holds_everything_back_and_healing_it_brings_all_of_it_in_order) {
+    network net = {.server_echoes = true};
+    network_open(&net, 1);
+    network_connect(&net);
+    network_fault(&net, "partition client server");
+    network_write(net.connected, 1000);
+    network_pass(&net, TEPAL_SEC(100));
+    CHECK_EQ(net.accepted->received, 0);
+    CHECK_EQ(net.connected->losts, 0);
+    network_write(net.connected, 500);
+    network_fault(&net, "heal server client");
+    network_write(net.connected, 1);
+    network_pass(&net, TEPAL_SEC(5));
+    CHECK_EQ(net.connected->received, 1501);
+    network_close(&net);
+}
+
+TEST(sim_faults, one_direction_may_be_dropped_alone) {
+    network net = {.server_echoes = true};
+    network_open(&net, 1);
+    network_connect(&net);
+    network_fault(&net, "drop server client");
+    network_write(net.connected, 10);
+    network_pass(&net, TEPAL_SEC(10));
+    CHECK_EQ(net.accepted->received, 10);
+    CHECK_EQ(net.connected->received, 0);
+    network_fault(&net, "calm");
+    network_pass(&net, TEPAL_SEC(5));
+    CHECK_EQ(net.connected->received, 10);
+    network_close(&net);
+}
+
+TEST(sim_faults, a_connection_that_hears_nothing_for_too_long_is_given_up) {
+    network net = {0};
+    network_open(&net, 1);
+    network_connect(&net);
+    network_fault(&net, "partition * *");
+    network_write(net.connected, 10);
+    network_pass(&net, TEPAL_SEC(900));
+    CHECK_EQ(net.connected->losts, 0);
+    network_pass(&net, TEPAL_SEC(60));
+    CHECK_EQ(net.connected->lost_code, TEPAL_ETIMEDOUT);
+    CHECK_EQ(net.accepted->losts, 0); /* it waits, and knows of nothing */
+    network_close(&net);
+}
+
+TEST(sim_faults, a_connect_into_a_partition_times_out_as_tcp_does) {
+    network net = {0};
+    network_open(&net, 1);
+    network_fault(&net, "partition client server");
+    const int64_t began = tepal_sim_time(net.sim);
+    CHECK_EQ(network_dial(&net, "10.0.0.1"), TEPAL_ETIMEDOUT);
+    CHECK_GE(tepal_sim_time(net.sim) - began, TEPAL_SEC(127));
+    network_close(&net);
+}
+
+TEST(sim_faults, a_reset_ends_both_sides) {
+    network net = {0};
+    network_open(&net, 1);
+    network_connect(&net);
+    network_fault(&net, "reset client server");
+    network_pass(&net, TEPAL_SEC(1));
+    CHECK_EQ(net.connected->lost_code, TEPAL_SYSTEM(ECONNRESET));
+    CHECK_EQ(net.accepted->lost_code, TEPAL_SYSTEM(ECONNRESET));
+    network_close(&net);
+}
+
+TEST(sim_faults, a_reset_can_be_set_to_any_byte) {
+    for (int bytes = 0; bytes < 4; bytes++) {
+        network net = {0};
+        char script[64];
+        network_open(&net, 1);
+        network_connect(&net);
+        (void)snprintf(script, sizeof script, "reset client server %d", bytes);
+        network_fault(&net, script);
+        for (int i = 0; i < bytes; i++) {
+            network_write(net.connected, 1);
+            network_pass(&net, TEPAL_MS(100));
+        }
+        CHECK_EQ(net.connected->losts, 0);
+        network_write(net.connected, 1);
+        network_pass(&net, TEPAL_SEC(1));
+        CHECK_EQ(net.connected->lost_code, TEPAL_SYSTEM(ECONNRESET));
+        CHECK_EQ(net.accepted->lost_code, TEPAL_SYSTEM(ECONNRESET));
+        CHECK_LE(net.accepted->received, (uint64_t)bytes + 1);
+        network_close(&net);
+    }
+}
+
+TEST(sim_faults, a_host_refuses_until_it_serves) {
+    network net = {0};
+    network_open(&net, 1);
+    network_fault(&net, "refuse server");
+    CHECK_EQ(network_dial(&net, "server"), TEPAL_SYSTEM(ECONNREFUSED));
+    network_fault(&net, "serve server");
+    CHECK_OK(network_dial(&net, "server"));
+    network_close(&net);
+}
+
+static void note_time(void *argument) {
+    network *net = argument;
+    net->lines = (uint64_t)tepal_sim_time(net->sim);
+}
+
+TEST(sim_faults, a_stalled_host_takes_no_turn_and_the_others_do) {
+    network net = {0};
+    network_open(&net, 1);
+    network_connect(&net);
+    network_fault(&net, "stall server 10s");
+    CHECK_OK(tepal_loop_call_later(net.server, TEPAL_SEC(1), note_time, &net, NULL));
+    network_write(net.connected, 10);
+    const int64_t began = tepal_sim_time(net.sim);
+    network_pass(&net, TEPAL_SEC(9));
+    CHECK_EQ(net.accepted->received, 0);
+    network_pass(&net, TEPAL_SEC(2));
+    CHECK_EQ(net.accepted->received, 10);
+    CHECK_GE((int64_t)net.lines - began, TEPAL_SEC(10));
+    network_close(&net);
+}
+
+TEST(sim_faults, a_loop_that_runs_by_itself_is_stalled_too) {
+    network net = {0};
+    network_open(&net, 1);
+    network_fault(&net, "stall client 10s");
+    CHECK_OK(tepal_loop_step(net.client, 0));
+    CHECK_GE(tepal_sim_time(net.sim), TEPAL_SEC(10));
+    network_close(&net);
+}
+
+TEST(sim_faults, a_clock_that_jumps_makes_timers_due_on_that_host_alone) {
+    network net = {0};
+    network_open(&net, 1);
+    CHECK_OK(tepal_loop_call_later(net.client, TEPAL_SEC(3600), note_time, &net, NULL));
+    network_pass(&net, TEPAL_SEC(1));
+    const int64_t client = tepal_loop_time(net.client), server = tepal_loop_time(net.server);
+    network_fault(&net, "jump client 7200s");
+    CHECK_EQ(tepal_loop_time(net.client), client + TEPAL_SEC(7200));
+    CHECK_EQ(tepal_loop_time(net.server), server);
+    network_pass(&net, TEPAL_MS(1));
+    CHECK_LT((int64_t)net.lines, TEPAL_SEC(2));
+    CHECK_GT(net.lines, 0);
+    network_close(&net);
+}
+
+TEST(sim_faults, a_crashed_host_says_nothing_and_its_peer_hears_of_it_when_it_is_back) {
+    network net = {0};
+    network_open(&net, 1);
+    network_connect(&net);
+    network_fault(&net, "crash server");
+    network_write(net.connected, 10);
+    network_pass(&net, TEPAL_SEC(60));
+    CHECK_EQ(net.connected->losts, 0); /* half open */
+    CHECK_EQ(net.accepted->losts, 0);
+    CHECK_EQ(tepal_loop_run_forever(net.server), TEPAL_SYSTEM(EHOSTDOWN));
+    tepal_loop *again;
+    CHECK_OK(tepal_sim_add_host(net.sim, "server", NULL, &again));
+    network_pass(&net, TEPAL_SEC(60));
+    CHECK_EQ(net.connected->lost_code, TEPAL_SYSTEM(ECONNRESET));
+    CHECK_EQ(network_dial(&net, "server"), TEPAL_SYSTEM(ECONNREFUSED));
+    CHECK_OK(tepal_loop_close(net.server));
+    CHECK_EQ(net.accepted->lost_code, TEPAL_ECLOSED);
+    network_close(&net);
+}
+
+TEST(sim_faults, keep_alive_finds_a_peer_that_has_vanished) {
+    network net = {0};
+    network_open(&net, 1);
+    network_connect(&net);
+    CHECK_OK(tepal_transport_set_keep_alive(net.connected->transport, true, 10, 5, 3));
+    network_pass(&net, TEPAL_SEC(100));
+    CHECK_EQ(net.connected->losts, 0); /* it is there */
+    network_fault(&net, "crash server");
+    network_pass(&net, TEPAL_SEC(60));
+    CHECK_EQ(net.connected->lost_code, TEPAL_ETIMEDOUT);
+    network_close(&net);
+}
+
+TEST(sim_faults, keep_alive_keeps_no_network_busy) {
+    network net = {0};
+    network_open(&net, 1);
+    network_connect(&net);
+    CHECK_OK(tepal_transport_set_keep_alive(net.connected->transport, true, 10, 5, 3));
+    CHECK_EQ(tepal_sim_run(net.sim, -1), 0);
+    network_close(&net);
+}
+
+TEST(sim_faults, descriptors_run_out_and_come_back) {
+    network net = {0};
+    network_open(&net, 1);
+    network_fault(&net, "descriptors server 3"); /* two listeners, and one connection */
+    network_connect(&net);
+    net_end *first = net.connected;
+    CHECK_OK(network_dial(&net, "server")); /* in the backlog */
+    network_pass(&net, TEPAL_SEC(10));
+    CHECK_EQ(tepal_server_connection_count(net.listener), 1);
+    CHECK_GE(net.reports, 1);
+    CHECK_EQ(net.report_code, TEPAL_SYSTEM(EMFILE));
+    tepal_transport_close(first->transport);
+    network_pass(&net, TEPAL_SEC(10));
+    CHECK_EQ(tepal_server_connection_count(net.listener), 1);
+    CHECK_EQ(net.accepted->made, 1);
+    network_fault(&net, "descriptors client 1");
+    CHECK_EQ(network_dial(&net, "server"), TEPAL_SYSTEM(EMFILE));
+    network_close(&net);
+}
+
+/* Rates: at 1 each does what it is for, at 0 nothing */
+
+TEST(sim_faults, split_reads_and_short_sends_lose_nothing) {
+    static const char *const rates[] = {"rate split 1", "rate short 1", "rate late 1", "rate delay 1",
+                                        "rate split 1; rate short 1; rate late 1; rate delay 0.5"};
+    for (size_t i = 0; i < sizeof rates / sizeof *rates; i++) {
+        network net = {.server_echoes = true};
+        network_open(&net, i + 1);
+        network_connect(&net);
+        network_fault(&net, rates[i]);
+        network_write(net.connected, 100000);
+        CHECK_OK(tepal_transport_write_eof(net.connected->transport));
+        CHECK_EQ(tepal_sim_run(net.sim, -1), 0);
+        CHECK_EQ(net.connected->received, 100000);
+        CHECK_EQ(net.connected->lost_code, 0);
+        tepal_sim_stats stats = {.size = sizeof stats};
+        CHECK_OK(tepal_sim_get_stats(net.sim, &stats));
+        CHECK_EQ(stats.bytes, 200000);
+        network_close(&net);
+    }
+}
+
+TEST(sim_faults, each_rate_brings_its_own_error) {
+    static const struct {
+        const char *script;
+        int code;
+    } cases[] = {
+        {"rate refuse 1", TEPAL_SYSTEM(ECONNREFUSED)},
+        {"rate timeout 1", TEPAL_ETIMEDOUT},
+        {"rate emfile 1", TEPAL_SYSTEM(EMFILE)},
+        {"rate enomem 1", TEPAL_ENOMEM},
+        {"rate enobufs 1", TEPAL_ENOBUFS},
+        {"rate resolve 1", TEPAL_ERROR(TEPAL_DOMAIN_RESOLVER, EAI_AGAIN < 0 ? -EAI_AGAIN : EAI_AGAIN)},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        network net = {0};
+        network_open(&net, 1);
+        network_fault(&net, cases[i].script);
+        CHECK_EQ(network_dial(&net, "server"), cases[i].code);
+        network_fault(&net, "calm");
+        CHECK_OK(network_dial(&net, "server"));
+        network_close(&net);
+    }
+}
+
+TEST(sim_faults, sends_fail_by_chance_and_end_the_connection) {
+    static const struct {
+        const char *script;
+        int code;
+    } cases[] = {{"rate reset 1", TEPAL_SYSTEM(ECONNRESET)}, {"rate enobufs 1", TEPAL_ENOBUFS}};
+    for (size_t i = 0; i < 2; i++) {
+        network net = {0};
+        network_open(&net, 1);
+        network_connect(&net);
+        network_fault(&net, cases[i].script);
+        network_write(net.connected, 10);
+        network_pass(&net, TEPAL_SEC(1));
+        CHECK_EQ(net.connected->lost_code, cases[i].code);
+        network_close(&net);
+    }
+}
+
+TEST(sim_faults, a_host_may_stand_still_by_chance) {
+    network net = {.server_echoes = true};
+    network_open(&net, 1);
+    network_fault(&net, "rate stall 0.5");
+    network_connect(&net);
+    network_write(net.connected, 10);
+    CHECK_EQ(tepal_sim_run(net.sim, -1), 0);
+    CHECK_EQ(net.connected->received, 10);
+    CHECK(strstr(net.trace, "stands still") != NULL);
+    network_close(&net);
+}
+
+/* Scripts */
+
+TEST(sim_faults, statements_wait_for_their_time) {
+    network net = {0};
+    network_open(&net, 1);
+    network_fault(&net, "at 5s refuse server; at 7.5s serve server\n\n; ;");
+    CHECK_OK(network_dial(&net, "server"));
+    network_pass(&net, TEPAL_SEC(6));
+    CHECK_EQ(network_dial(&net, "server"), TEPAL_SYSTEM(ECONNREFUSED));
+    network_pass(&net, TEPAL_SEC(2));
+    CHECK_OK(network_dial(&net, "server"));
+    network_close(&net);
+}
+
+TEST(sim_faults, what_is_no_statement_is_refused_with_its_place_and_nothing_is_done) {
+    static const char *const bad[] = {
+        "flood server",
+        "latency client server 1ms",
+        "latency client server 2ms 1ms",
+        "latency client server 1 2",
+        "partition client",
+        "partition client nobody",
+        "at 5 calm",
+        "at 5s",
+        "at",
+        "rate split",
+        "rate split 1.1",
+        "rate split -1",
+        "rate splat 0.5",
+        "stall server",
+        "stall server 5",
+        "descriptors server x",
+        "calm now",
+        "reset client server 5 6",
+        "refuse",
+        "at 1s at 2s calm",
+        "latency client server 1ms 2ms 3ms 4ms",
+        "partition averyveryverylongnamewhichisnohostsname server",
+    };
+    network net = {0};
+    network_open(&net, 1);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        char script[128];
+        (void)snprintf(script, sizeof script, "refuse server; %s", bad[i]);
+        CHECK_EQ(tepal_sim_fault(net.sim, script), TEPAL_EINVAL);
+        CHECK(strstr(tepal_sim_failure(net.sim), "statement 2") != NULL);
+    }
+    CHECK_OK(network_dial(&net, "server")); /* it was not refused */
+    CHECK_OK(tepal_sim_fault(net.sim, ""));
+    CHECK_OK(tepal_sim_fault(net.sim, " # only a comment"));
+    network_close(&net);
+}
+
+TEST(sim_faults, a_star_means_every_host_and_pairs_of_different_ones) {
+    network net = {0};
+    network_open(&net, 1);
+    network_connect(&net);
+    network_fault(&net, "reset * *");
+    network_pass(&net, TEPAL_SEC(1));
+    CHECK_EQ(net.connected->losts, 1);
+    network_fault(&net, "refuse *");
+    CHECK_EQ(network_dial(&net, "server"), TEPAL_SYSTEM(ECONNREFUSED));
+    network_close(&net);
+}
+
+/* The same seed gives the same run to the byte */
+
+static uint64_t run_with_chance(uint64_t seed, char **trace) {
+    network net = {.server_echoes = true};
+    network_open(&net, seed);
+    network_fault(&net, "random; at 300ms partition client server; at 2s heal * *; at 3s jump client 1s; at 4s calm");
+    for (int i = 0; i < 3; i++) {
+        (void)network_dial(&net, i == 1 ? "10.0.0.1" : "server");
+        if (net.connected != NULL && net.connected->transport != NULL &&
+            !tepal_transport_is_closing(net.connected->transport)) {
+            network_write(net.connected, 1 + (size_t)(tepal_sim_random(net.sim) % 3000));
+        }
+    }
+    for (net_end *end = net.newest; end != NULL; end = end->next) {
+        if (end->transport != NULL) {
+            tepal_transport_close(end->transport);
+        }
+    }
+    CHECK_OK(tepal_sim_run(net.sim, TEPAL_SEC(2000)));
+    tepal_sim_stats stats = {.size = sizeof stats};
+    CHECK_OK(tepal_sim_get_stats(net.sim, &stats));
+    *trace = strdup(net.trace);
+    CHECK(*trace != NULL);
+    network_close(&net);
+    return stats.hash;
+}
+
+TEST(sim_faults, a_thousand_seeds_give_the_same_trace_to_the_byte_when_run_again) {
+    const uint64_t count = test_is_slow_build() ? 50 : 1000;
+    uint64_t different = 0, last = 0;
+    for (uint64_t seed = 1; seed <= count; seed++) {
+        char *first, *second;
+        const uint64_t hash = run_with_chance(seed, &first);
+        CHECK_EQ(run_with_chance(seed, &second), hash);
+        CHECK_STR(first, second);
+        different += hash != last;
+        last = hash;
+        free(first);
+        free(second);
+    }
+    CHECK_EQ(different, count); /* and each seed is another run */
+}
+
+TEST(sim_faults, the_trace_has_a_line_for_each_event_with_hosts_as_columns) {
+    network net = {0};
+    network_open(&net, 1);
+    network_connect(&net);
+    const char *server = strstr(net.trace, "| server: "), *client = strstr(net.trace, "| client: ");
+    CHECK(server != NULL);
+    CHECK(client != NULL);
+    const char *line = client;
+    while (line > net.trace && line[-1] != '\n') {
+        line--;
+    }
+    CHECK_EQ(client - line, (server - net.trace) + 30);
+    tepal_sim_stats stats = {.size = sizeof stats};
+    CHECK_OK(tepal_sim_get_stats(net.sim, &stats));
+    CHECK_EQ(stats.events, net.lines);
+    stats.size = 1;
+    CHECK_EQ(tepal_sim_get_stats(net.sim, &stats), TEPAL_EINVAL);
+    network_close(&net);
+}
+
+/* Searching */
+
+static int fail_from(tepal_sim *sim, void *argument) {
+    return tepal_sim_seed(sim) >= *(const uint64_t *)argument ? TEPAL_ERROR(TEPAL_DOMAIN_USER, 3) : 0;
+}
+
+TEST(sim_faults, a_search_names_the_first_seed_that_fails) {
+    uint64_t bad = 13, failed = 0;
+    CHECK_OK(tepal_sim_search(NULL, 1, 12, fail_from, &bad, &failed));
+    CHECK_EQ(failed, 0);
+    CHECK_EQ(tepal_sim_search(NULL, 1, 100, fail_from, &bad, &failed), TEPAL_ERROR(TEPAL_DOMAIN_USER, 3));
+    CHECK_EQ(failed, 13);
+    CHECK_EQ(setenv("TEPAL_SIM_SEED", "40", 1), 0);
+    CHECK_EQ(tepal_sim_search(NULL, 1, 2, fail_from, &bad, &failed), TEPAL_ERROR(TEPAL_DOMAIN_USER, 3));
+    CHECK_EQ(failed, 40);
+    CHECK_EQ(tepal_sim_search(NULL, 1, 2, NULL, NULL, NULL), TEPAL_EINVAL);
+}
