@@ -1,11 +1,12 @@
 /* accept4(2) for tests: see the header. The library calls it from the loop's thread alone. */
 #include "conformance/accept_stub.h"
+#include "conformance/faults.h"
 
 #include <errno.h>
-#include <stdatomic.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
-#include <unistd.h>
+
+int __real_accept4(int fd, struct sockaddr *address, socklen_t *length, int flags);
+int __wrap_accept4(int fd, struct sockaddr *address, socklen_t *length, int flags);
 
 static atomic_int calls, failures, failure;
 
@@ -19,12 +20,12 @@ int accept_stub_calls(void) {
     return atomic_load(&calls);
 }
 
-int accept4(int fd, struct sockaddr *address, socklen_t *length, int flags) {
+int __wrap_accept4(int fd, struct sockaddr *address, socklen_t *length, int flags) {
     atomic_fetch_add(&calls, 1);
     if (atomic_load(&failures) > 0) {
         atomic_fetch_sub(&failures, 1);
         errno = atomic_load(&failure);
         return -1;
     }
-    return (int)syscall(SYS_accept4, fd, address, length, flags);
+    return faults_fail(CALL_accept4) ? -1 : __real_accept4(fd, address, length, flags);
 }

@@ -1,5 +1,5 @@
 /*
- * An accept4(2) that counts its calls and fails to order. The test program's own definition comes before libc's.
+ * An accept4(2) that counts its calls and fails to order. The test program is linked with --wrap=accept4.
  */
 #ifndef TEPAL_TESTS_ACCEPT_STUB_H
 #define TEPAL_TESTS_ACCEPT_STUB_H

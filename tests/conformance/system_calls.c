@@ -1,13 +1,23 @@
-/* See the header. */
+/* See the header. What else the library calls is in system_calls_plain.c. */
 #include "conformance/system_calls.h"
+#include "conformance/faults.h"
 #include "harness/test.h"
 
 #include <errno.h>
-#include <stdatomic.h>
-#include <sys/epoll.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
+
+ssize_t __real_send(int fd, const void *data, size_t length, int flags);
+ssize_t __wrap_send(int fd, const void *data, size_t length, int flags);
+ssize_t __real_sendmsg(int fd, const struct msghdr *message, int flags);
+ssize_t __wrap_sendmsg(int fd, const struct msghdr *message, int flags);
+ssize_t __real_recv(int fd, void *data, size_t length, int flags);
+ssize_t __wrap_recv(int fd, void *data, size_t length, int flags);
+int __real_epoll_ctl(int epoll_fd, int operation, int fd, struct epoll_event *event);
+int __wrap_epoll_ctl(int epoll_fd, int operation, int fd, struct epoll_event *event);
+int __real_close(int fd);
+int __wrap_close(int fd);
 
 static atomic_size_t sends, receives, registrations, limit, sends_left;
 static atomic_int send_error;
@@ -54,44 +64,95 @@ static bool must_fail(void) {
     return true;
 }
 
-ssize_t send(int fd, const void *data, size_t length, int flags) {
+static size_t at_most(size_t length) {
     const size_t most = atomic_load(&limit);
+    return most > 0 && length > most ? most : length;
+}
+
+/* A call on a stream that the plan lets fail. */
+static int64_t failed(const faults_call *call, int fd) {
+    errno = call->error;
+    if (call->error == EAGAIN) {
+        faults_edge_again(fd);
+    }
+    return faults_end(call, -1);
+}
+
+ssize_t __wrap_send(int fd, const void *data, size_t length, int flags) {
+    if (must_fail()) {
+        return -1;
+    }
+    const faults_call call = faults_begin(CALL_send, at_most(length));
+    return call.error != 0 ? failed(&call, fd) : faults_end(&call, __real_send(fd, data, call.length, flags));
+}
+
+/* The same message with so many bytes at most. */
+static ssize_t send_part(int fd, const struct msghdr *message, size_t most, int flags) {
+    struct iovec pieces[1024];
+    struct msghdr part = *message;
+    size_t count = 0;
+
+    while (count < message->msg_iovlen && count < 1024 && most > 0) {
+        pieces[count] = message->msg_iov[count];
+        if (pieces[count].iov_len > most) {
+            pieces[count].iov_len = most;
+        }
+        most -= pieces[count++].iov_len;
+    }
+    part.msg_iov = pieces;
+    part.msg_iovlen = count;
+    return __real_sendmsg(fd, &part, flags);
+}
+
+ssize_t __wrap_sendmsg(int fd, const struct msghdr *message, int flags) {
+    size_t length = 0;
 
     if (must_fail()) {
         return -1;
     }
-    return syscall(SYS_sendto, fd, data, most > 0 && length > most ? most : length, flags, NULL, 0);
+    for (size_t i = 0; i < message->msg_iovlen; i++) {
+        length += message->msg_iov[i].iov_len;
+    }
+    const faults_call call = faults_begin(CALL_sendmsg, at_most(length));
+    if (call.error != 0) {
+        return failed(&call, fd);
+    }
+    return faults_end(&call, call.length < length ? send_part(fd, message, call.length, flags)
+                                                  : __real_sendmsg(fd, message, flags));
 }
 
-ssize_t sendmsg(int fd, const struct msghdr *message, int flags) {
-    const size_t most = atomic_load(&limit);
-
-    if (must_fail()) {
-        return -1;
-    }
-    if (most == 0 || message->msg_iovlen == 0) {
-        return syscall(SYS_sendmsg, fd, message, flags);
-    }
-    size_t length = message->msg_iov->iov_len;
-    length = length < most ? length : most;
-    return syscall(SYS_sendto, fd, message->msg_iov->iov_base, length, flags, NULL, 0);
-}
-
-ssize_t recv(int fd, void *data, size_t length, int flags) {
+ssize_t __wrap_recv(int fd, void *data, size_t length, int flags) {
     atomic_fetch_add(&receives, 1);
-    return syscall(SYS_recvfrom, fd, data, length, flags, NULL, NULL);
+    const faults_call call = faults_begin(CALL_recv, length);
+    if (call.error != 0) {
+        return failed(&call, fd);
+    }
+    const ssize_t count = faults_end(&call, __real_recv(fd, data, call.length, flags));
+    if (call.is_short) {
+        faults_edge_again(fd); /* as if the rest had come a moment later */
+    }
+    return count;
 }
 
-int epoll_ctl(int epoll_fd, int operation, int fd, struct epoll_event *event) {
+int __wrap_epoll_ctl(int epoll_fd, int operation, int fd, struct epoll_event *event) {
     atomic_fetch_add(&registrations, 1);
-    return (int)syscall(SYS_epoll_ctl, epoll_fd, operation, fd, event);
+    if (faults_fail(CALL_epoll_ctl)) {
+        return -1;
+    }
+    const int status = __real_epoll_ctl(epoll_fd, operation, fd, event);
+    if (status == 0) {
+        faults_registered(epoll_fd, operation, fd, event);
+    }
+    return status;
 }
 
-int close(int fd) {
-    const int status = (int)syscall(SYS_close, fd);
+/* One that fails has closed the descriptor all the same: close(2), "Dealing with error returns". */
+int __wrap_close(int fd) {
+    faults_registered(0, EPOLL_CTL_DEL, fd, NULL);
+    const int status = __real_close(fd);
 
     if (status < 0 && errno == EBADF && atomic_load(&closes_are_checked)) {
         test_fail(__FILE__, __LINE__, "descriptor %d was closed twice", fd);
     }
-    return status;
+    return faults_fail(CALL_close) ? -1 : status;
 }

@@ -1,6 +1,6 @@
 /*
  * send(2), sendmsg(2), recv(2), epoll_ctl(2) and close(2) for tests: they count, cut short, fail to order, and do not
- * let a descriptor be closed twice. The test program's own definitions come before libc's.
+ * let a descriptor be closed twice. The test program is linked with --wrap for each; faults.h has a plan for all calls.
  */
 #ifndef TEPAL_TESTS_SYSTEM_CALLS_H
 #define TEPAL_TESTS_SYSTEM_CALLS_H
