@@ -262,7 +262,7 @@ static void deliver_what_is_left(tpi_readiness *readiness, tpi_object *object) {
     } else if (object->bits & TPI_SAY_STOPPED) {
         object->bits &= ~(uint32_t)TPI_SAY_STOPPED;
         object->up->accept_stopped(object);
-    } else if (object->bits & TPI_START_AGAIN) {
+    } else if (object->kind == TPI_LISTENER && object->bits & TPI_START_AGAIN) { /* of a stream the bit says "fresh" */
         tpi_readiness_accept_again(readiness, object);
     } else {
         tpi_stream_go_on(readiness, object);

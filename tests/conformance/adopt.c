@@ -92,6 +92,20 @@ SCRIPT_TEST(adopt, the_descriptor_is_made_non_blocking_and_close_on_exec) {
     script_close(&self);
 }
 
+/* What one and the same bit says of a listener must not be read into a stream that has input before it first reads. */
+SCRIPT_TEST(adopt, a_stream_that_begins_paused_reads_later_without_being_registered_again) {
+    script self = {.on_made = script_pause};
+
+    script_open(&self, SCRIPT_TCP);
+    CHECK_EQ(script_feed(&self, 100), 100);
+    settle(self.loop);
+    const size_t before = registrations_counted();
+    script_resume(&self);
+    RUN_UNTIL(self.loop, self.received == 100);
+    CHECK_EQ(registrations_counted(), before);
+    script_close(&self);
+}
+
 SCRIPT_TEST(adopt, marks_that_are_not_given_follow_those_that_are) {
     static const struct {
         tepal_transport_options options;
