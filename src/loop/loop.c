@@ -160,8 +160,8 @@ static void close_everything(tepal_loop *loop) {
     driver->interrupted = false;
     driver->ending = true;
     while (driver->objects > 0) {
-        if (driver->ops->wait(driver, driver->backlog ? 0 : -1) < 0) {
-            break; /* what the kernel still holds cannot be had back */
+        if (driver->ops->wait(driver, driver->backlog ? 0 : -1) < 0 && !driver->backlog) {
+            break; /* what the kernel still holds cannot be had back; what the driver has to say still can */
         }
         (void)driver->ops->dispatch(driver);
     }

@@ -1,5 +1,7 @@
 /* Every allocation and every descriptor of the loop's own functions fails in turn: an error, no leak, a loop that goes on. */
+#include "conformance/faults.h"
 #include "conformance/loops.h"
+#include "conformance/script.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -253,4 +255,19 @@ TEST_DRIVERS(loop_faults, a_child_that_cannot_take_the_loop_over_can_still_close
     loop_end(loop);
     close(fds[0]);
     close(fds[1]);
+}
+
+/* Closing, when the kernel refuses even to be asked */
+
+TEST_DRIVERS(loop_faults, a_wait_that_fails_while_the_loop_closes_keeps_nothing_from_being_given_back) {
+    const fault plan = {
+        .call = strcmp(test_driver(), "poll") == 0 ? CALL_ppoll : CALL_epoll_wait, .occurrence = 1, .error = EINVAL};
+    script self = {0};
+    script_open(&self, SCRIPT_TCP);
+    script_write(&self, 1000);
+    faults_arm(&plan);
+    script_close(&self);
+    CHECK(faults_hit());
+    CHECK_EQ(self.losts, 1);
+    CHECK_EQ(test_alloc_live(), 0);
 }
