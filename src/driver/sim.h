@@ -152,7 +152,7 @@ struct tpi_sim_socket {
     tpi_sim_socket *next_bound, **bound_link; /* link is NULL while not bound */
     tpi_sim_socket *next; /* in its driver's list of those with something to deliver, or a backlog */
     bool listed, connecting, connected;
-    bool ipv6_only, reuse_port, reset_on_close, keep_alive;
+    bool ipv6_only, reuse_port, reset_on_close, keep_alive, no_delay;
     int keep_idle_s, keep_interval_s, keep_count;
 
     /* What comes in: bytes[start .. start + count), of which the first `arrived` are here and the rest is on its way. */
@@ -174,6 +174,8 @@ struct tpi_sim_socket {
 
     /* What its object wants, and is to be told. */
     bool reading, at_end, fresh, accepting;
+    bool was_stopped;  /* in the upcall under way */
+    size_t given_back; /* of the last portion */
     bool say_connected, say_stopped, say_closed, say_released, say_sent, start_again;
     int connect_code;
     int64_t sent_result;

@@ -21,11 +21,13 @@ static void tell_last_word(tpi_sim_driver *self, tpi_sim_socket *socket) {
         return;
     }
     int fd = object->fd;
+    size_t held = tpi_sim_stream_read(socket, self->scratch, socket->given_back);
+    socket->given_back = 0;
     socket->say_released = false;
     socket->at_end = socket->fresh = false; /* who adopts it next starts anew */
     object->fd = -1;
     object->kind = 0;
-    object->up->released(object, fd, NULL, 0);
+    object->up->released(object, fd, self->scratch, held);
 }
 
 static void accept_one(tpi_sim_driver *self, tpi_sim_socket *socket) {
@@ -130,12 +132,15 @@ static void tell_data(tpi_sim_driver *self, tpi_sim_socket *socket) {
     size_t count = tpi_sim_stream_read(socket, self->scratch, some_of(self, size));
     tpi_sim_trace(self->sim, self->host, "fd %d reads %zu", number(socket), count);
     self->upcalls++;
+    socket->was_stopped = false;
     size_t used = object->up->data(object, self->scratch, count);
+    socket->given_back = 0;
     if (used < count && !socket->say_closed) {
-        if (socket->reading) {
+        if (!socket->was_stopped && !socket->say_released) {
             (void)tpi_sim_broken(self, 2, "data was left unused by who goes on reading");
         }
         tpi_sim_stream_put_back(socket, self->scratch + used, count - used);
+        socket->given_back = count - used;
     }
     memset(self->scratch, 0xdb, count);
 }
@@ -153,9 +158,11 @@ static void tell_end(tpi_sim_driver *self, tpi_sim_socket *socket) {
     }
 }
 
-/* One adopted in this turn is told of nothing yet. */
-static bool is_too_early(const tpi_sim_driver *self, const tpi_sim_socket *socket) {
-    return socket->fresh && self->dispatches < socket->reading_since + 2;
+/* One adopted in this turn is told of nothing yet; once that has been looked at, it is like all others. */
+static bool is_too_early(const tpi_sim_driver *self, tpi_sim_socket *socket) {
+    bool fresh = socket->fresh;
+    socket->fresh = false;
+    return fresh && self->dispatches < socket->reading_since + 2;
 }
 
 static void tell_reader(tpi_sim_driver *self, tpi_sim_socket *socket) {

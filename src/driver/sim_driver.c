@@ -199,6 +199,7 @@ static void sim_read_stop(tpi_driver *driver, tpi_object *object) {
     tpi_sim_socket *socket = open_socket(driver, object, "reading is stopped on an object that is not open");
     if (socket != NULL) {
         socket->reading = false;
+        socket->was_stopped = true;
     }
 }
 
@@ -376,6 +377,9 @@ static int sim_set(tpi_driver *driver, tpi_object *object, tpi_option option, in
     case TPI_OPTION_KEEP_ALIVE_COUNT:
         socket->keep_count = value;
         return 0;
+    case TPI_OPTION_NO_DELAY:
+        socket->no_delay = value != 0; /* kept, and otherwise without a meaning here */
+        return 0;
     case TPI_OPTION_REUSE_PORT:
         socket->reuse_port = value != 0;
         return 0;
@@ -386,7 +390,7 @@ static int sim_set(tpi_driver *driver, tpi_object *object, tpi_option option, in
         socket->reset_on_close = value != 0;
         return 0;
     default:
-        return 0; /* no delay, reuse of addresses: it is so here in any case */
+        return 0; /* reuse of addresses: it is so here in any case */
     }
 }
 

@@ -366,7 +366,8 @@ static int connect_unix(tpi_sim_socket *socket) {
                 return TEPAL_SYSTEM(ECONNREFUSED);
             }
         }
-        return TEPAL_ENOENT;
+        const struct sockaddr_un *name = (const struct sockaddr_un *)&socket->remote.storage;
+        return name->sun_path[0] == '\0' ? TEPAL_SYSTEM(ECONNREFUSED) : TEPAL_ENOENT; /* abstract; a path */
     }
     if (host->refuses) {
         return TEPAL_SYSTEM(ECONNREFUSED);

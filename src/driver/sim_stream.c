@@ -39,18 +39,16 @@ static bool make_room(tpi_sim_socket *socket, size_t size) {
     if (socket->start + socket->count + size <= socket->room) {
         return true;
     }
-    if (socket->start > 0) {
+    if (socket->start > socket->room / 2) { /* else moving it would cost more than it gives */
         memmove(socket->bytes, socket->bytes + socket->start, socket->count);
         socket->start = 0;
     }
-    if (socket->count + size <= socket->room) {
-        return true;
-    }
+    size_t needed = socket->start + socket->count + size;
     size_t room = socket->room == 0 ? 4096 : socket->room;
-    while (room < socket->count + size) {
+    while (room < needed) {
         room *= 2;
     }
-    uint8_t *bytes = socket->host->sim->realloc(socket->bytes, room);
+    uint8_t *bytes = room == socket->room ? socket->bytes : socket->host->sim->realloc(socket->bytes, room);
     if (bytes == NULL) {
         return false;
     }
@@ -70,9 +68,17 @@ static void append(tpi_sim_socket *socket, const struct iovec *pieces, size_t co
     }
 }
 
+static void ack_arrives(tpi_sim_event *event);
+
 void tpi_sim_stream_acknowledge(tpi_sim_socket *socket) {
     tepal_sim *sim = socket->host->sim;
     if (socket->peer == NULL || socket->ack_travels || socket->ack_due == 0) {
+        return;
+    }
+    if (socket->family == AF_UNIX) {
+        tpi_sim_event now = {.from = socket, .to = socket->peer, .length = socket->ack_due};
+        socket->ack_due = 0;
+        ack_arrives(&now);
         return;
     }
     int64_t at_ns = tpi_sim_travel(sim, socket->host, socket->peer->host, 0);
@@ -116,21 +122,29 @@ void tpi_sim_stream_put_back(tpi_sim_socket *socket, const uint8_t *from, size_t
 
 /* Sending */
 
-/* Something for the peer, in the order of what was sent to it before. */
-static tpi_sim_event *travel(tpi_sim_socket *socket, tpi_sim_happening what, size_t length) {
+/*
+ * Something for the peer, in the order of what was sent to it before. Between Unix sockets nothing travels, unless
+ * chance delays it.
+ */
+static bool travel(tpi_sim_socket *socket, tpi_sim_happening what, size_t length) {
     tepal_sim *sim = socket->host->sim;
     tpi_sim_socket *peer = socket->peer;
+    if (socket->family == AF_UNIX && peer->last_arrival_ns <= sim->now_ns && sim->rates[TPI_RATE_DELAY] == 0) {
+        tpi_sim_stream_event(sim, &(tpi_sim_event){.what = what, .from = socket, .to = peer, .length = length});
+        return true;
+    }
     int64_t at_ns = tpi_sim_travel(sim, socket->host, peer->host, length);
     if (at_ns < peer->last_arrival_ns) {
         at_ns = peer->last_arrival_ns;
     }
     tpi_sim_event *event = tpi_sim_at(sim, at_ns, what, socket, peer);
-    if (event != NULL) {
-        /* Whatever comes at the same time comes in any order; what is of one stream must not. */
-        peer->last_arrival_ns = at_ns + 1;
-        event->length = length;
+    if (event == NULL) {
+        return false;
     }
-    return event;
+    /* Whatever comes at the same time comes in any order; what is of one stream must not. */
+    peer->last_arrival_ns = at_ns + 1;
+    event->length = length;
+    return true;
 }
 
 static int64_t failed_send(tpi_sim_socket *socket) {
@@ -166,6 +180,9 @@ int64_t tpi_sim_stream_send(tpi_sim_socket *socket, const struct iovec *pieces, 
     if (socket->closed || socket->error != 0 || socket->fin_sent || peer == NULL) {
         return failed_send(socket);
     }
+    if (socket->family == AF_UNIX && peer->closed) {
+        return TEPAL_EPIPE; /* unix(7): nothing travels, so it shows at once */
+    }
     if (tpi_sim_chance(sim, TPI_RATE_ENOBUFS)) {
         sim->stats.faults++;
         tpi_sim_trace(sim, socket->host, "fd %d has no buffers to send", socket->fd - TPI_SIM_FD);
@@ -191,10 +208,10 @@ int64_t tpi_sim_stream_send(tpi_sim_socket *socket, const struct iovec *pieces, 
         }
         append(peer, pieces, count, taken);
     }
-    if (travel(socket, TPI_SEGMENT, taken) == NULL) {
+    socket->unread += taken; /* first: a Unix socket's reader may have read it when this is back */
+    if (!travel(socket, TPI_SEGMENT, taken)) {
         return TEPAL_ENOMEM;
     }
-    socket->unread += taken;
     socket->sent_total += taken;
     tpi_sim_trace(sim, socket->host, "fd %d sends %zu of %zu", socket->fd - TPI_SIM_FD, taken, size);
     if (socket->reset_after > 0 && socket->sent_total >= socket->reset_after) {
@@ -216,10 +233,14 @@ void tpi_sim_stream_fin(tpi_sim_socket *socket) {
 void tpi_sim_stream_reset(tpi_sim_socket *socket) {
     tepal_sim *sim = socket->host->sim;
     if (socket->peer != NULL) {
+        tpi_sim_trace(sim, socket->host, "sends a reset");
+        if (socket->family == AF_UNIX) {
+            (void)travel(socket, TPI_RST, 0);
+            return;
+        }
         /* It may overtake what was sent before, which is lost then. */
         int64_t at_ns = tpi_sim_travel(sim, socket->host, socket->peer->host, 0);
         (void)tpi_sim_at(sim, at_ns, TPI_RST, socket, socket->peer);
-        tpi_sim_trace(sim, socket->host, "sends a reset");
     }
 }
 

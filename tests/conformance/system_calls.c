@@ -1,6 +1,8 @@
 /* See the header. What else the library calls is in system_calls_plain.c. */
 #include "conformance/system_calls.h"
 #include "conformance/faults.h"
+#include "conformance/sim_kernel.h"
+#include "driver/sim.h"
 #include "harness/test.h"
 
 #include <errno.h>
@@ -79,11 +81,32 @@ static int64_t failed(const faults_call *call, int fd) {
 }
 
 ssize_t __wrap_send(int fd, const void *data, size_t length, int flags) {
+    if (sim_kernel_has(fd)) {
+        const struct iovec piece = {.iov_base = (void *)(uintptr_t)data, .iov_len = length};
+        return sim_kernel_send(fd, &piece, 1, flags);
+    }
     if (must_fail()) {
         return -1;
     }
     const faults_call call = faults_begin(CALL_send, at_most(length));
     return call.error != 0 ? failed(&call, fd) : faults_end(&call, __real_send(fd, data, call.length, flags));
+}
+
+/* A send of the simulator, the library's or a test's: it is counted, fails and is cut short as one of the kernel's is. */
+int64_t __real_tpi_sim_stream_send(tpi_sim_socket *socket, const struct iovec *pieces, size_t count);
+int64_t __wrap_tpi_sim_stream_send(tpi_sim_socket *socket, const struct iovec *pieces, size_t count);
+
+int64_t __wrap_tpi_sim_stream_send(tpi_sim_socket *socket, const struct iovec *pieces, size_t count) {
+    const size_t most = atomic_load(&limit);
+
+    if (must_fail()) {
+        return errno == EAGAIN ? TPI_PENDING : TEPAL_SYSTEM(errno);
+    }
+    if (most > 0 && count > 0) {
+        const struct iovec part = {.iov_base = pieces->iov_base, .iov_len = at_most(pieces->iov_len)};
+        return __real_tpi_sim_stream_send(socket, &part, 1);
+    }
+    return __real_tpi_sim_stream_send(socket, pieces, count);
 }
 
 /* The same message with so many bytes at most. */
@@ -107,6 +130,9 @@ static ssize_t send_part(int fd, const struct msghdr *message, size_t most, int 
 ssize_t __wrap_sendmsg(int fd, const struct msghdr *message, int flags) {
     size_t length = 0;
 
+    if (sim_kernel_has(fd)) {
+        return sim_kernel_send(fd, message->msg_iov, message->msg_iovlen, flags);
+    }
     if (must_fail()) {
         return -1;
     }
@@ -122,6 +148,9 @@ ssize_t __wrap_sendmsg(int fd, const struct msghdr *message, int flags) {
 }
 
 ssize_t __wrap_recv(int fd, void *data, size_t length, int flags) {
+    if (sim_kernel_has(fd)) {
+        return sim_kernel_recv(fd, data, length, flags);
+    }
     atomic_fetch_add(&receives, 1);
     const faults_call call = faults_begin(CALL_recv, length);
     if (call.error != 0) {
@@ -148,6 +177,9 @@ int __wrap_epoll_ctl(int epoll_fd, int operation, int fd, struct epoll_event *ev
 
 /* One that fails has closed the descriptor all the same: close(2), "Dealing with error returns". */
 int __wrap_close(int fd) {
+    if (sim_kernel_has(fd)) {
+        return sim_kernel_close(fd);
+    }
     faults_registered(0, EPOLL_CTL_DEL, fd, NULL);
     const int status = __real_close(fd);
 

@@ -3,6 +3,7 @@
  * The more elaborate ones are in system_calls.c and accept_stub.c.
  */
 #include "conformance/faults.h"
+#include "conformance/sim_kernel.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -17,28 +18,42 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* A call that returns an int, and -1 when it fails. Only a macro can define a function under two names. */
-#define PLAIN(name, parameters, arguments)                                                                             \
+/*
+ * A call that returns an int, and -1 when it fails. Only a macro can define a function under two names. On a simulated
+ * descriptor it is sim's.
+ */
+#define PLAIN_OR(name, parameters, arguments, is_simulated, sim)                                                       \
     int __real_##name parameters;                                                                                      \
     int __wrap_##name parameters;                                                                                      \
     int __wrap_##name parameters {                                                                                     \
+        if (is_simulated) {                                                                                            \
+            return sim;                                                                                                \
+        }                                                                                                              \
         return faults_fail(CALL_##name) ? -1 : __real_##name arguments;                                                \
     }
+#define PLAIN(name, parameters, arguments) PLAIN_OR(name, parameters, arguments, false, -1)
 
-PLAIN(bind, (int fd, const struct sockaddr *address, socklen_t length), (fd, address, length))
+PLAIN_OR(bind, (int fd, const struct sockaddr *address, socklen_t length), (fd, address, length), sim_kernel_has(fd),
+         sim_kernel_bind(fd, address, length))
 PLAIN(epoll_create1, (int flags), (flags))
 PLAIN(eventfd, (unsigned value, int flags), (value, flags))
-PLAIN(getpeername, (int fd, struct sockaddr *address, socklen_t *length), (fd, address, length))
-PLAIN(getsockname, (int fd, struct sockaddr *address, socklen_t *length), (fd, address, length))
-PLAIN(getsockopt, (int fd, int level, int option, void *value, socklen_t *length), (fd, level, option, value, length))
-PLAIN(listen, (int fd, int backlog), (fd, backlog))
+PLAIN_OR(getpeername, (int fd, struct sockaddr *address, socklen_t *length), (fd, address, length), sim_kernel_has(fd),
+         sim_kernel_name(fd, true, address, length))
+PLAIN_OR(getsockname, (int fd, struct sockaddr *address, socklen_t *length), (fd, address, length), sim_kernel_has(fd),
+         sim_kernel_name(fd, false, address, length))
+PLAIN_OR(getsockopt, (int fd, int level, int option, void *value, socklen_t *length),
+         (fd, level, option, value, length), sim_kernel_has(fd),
+         sim_kernel_getsockopt(fd, level, option, value, length))
+PLAIN_OR(listen, (int fd, int backlog), (fd, backlog), sim_kernel_has(fd), sim_kernel_listen(fd, backlog))
 PLAIN(ppoll, (struct pollfd * fds, nfds_t count, const struct timespec *limit, const sigset_t *mask),
       (fds, count, limit, mask))
-PLAIN(setsockopt, (int fd, int level, int option, const void *value, socklen_t length),
-      (fd, level, option, value, length))
-PLAIN(shutdown, (int fd, int how), (fd, how))
+PLAIN_OR(setsockopt, (int fd, int level, int option, const void *value, socklen_t length),
+         (fd, level, option, value, length), sim_kernel_has(fd),
+         sim_kernel_setsockopt(fd, level, option, value, length))
+PLAIN_OR(shutdown, (int fd, int how), (fd, how), sim_kernel_has(fd), sim_kernel_shutdown(fd, how))
 PLAIN(sigaction, (int signal, const struct sigaction *action, struct sigaction *old), (signal, action, old))
-PLAIN(socket, (int family, int type, int protocol), (family, type, protocol))
+PLAIN_OR(socket, (int family, int type, int protocol), (family, type, protocol), sim_kernel_is_on(),
+         sim_kernel_socket(family, type))
 PLAIN(unlink, (const char *path), (path))
 
 /* These have a longer name where files may be large. */
@@ -63,6 +78,9 @@ int __wrap_fcntl64(int fd, int command, ...) {
     va_start(arguments, command);
     const long argument = va_arg(arguments, long); /* as libc does: an int, a pointer or nothing */
     va_end(arguments);
+    if (sim_kernel_has(fd)) {
+        return sim_kernel_fcntl(fd, command, argument);
+    }
     return faults_fail(CALL_fcntl) ? -1 : __real_fcntl64(fd, command, argument);
 }
 
@@ -75,6 +93,10 @@ int __wrap_ioctl(int fd, unsigned long request, ...) {
     va_start(arguments, request);
     void *argument = va_arg(arguments, void *);
     va_end(arguments);
+    if (sim_kernel_has(fd)) {
+        *(int *)argument = sim_kernel_unread(fd);
+        return 0;
+    }
     return faults_fail(CALL_ioctl) ? -1 : __real_ioctl(fd, request, argument);
 }
 
@@ -108,6 +130,9 @@ int __real_connect(int fd, const struct sockaddr *address, socklen_t length);
 int __wrap_connect(int fd, const struct sockaddr *address, socklen_t length);
 
 int __wrap_connect(int fd, const struct sockaddr *address, socklen_t length) {
+    if (sim_kernel_has(fd)) {
+        return sim_kernel_connect(fd, address, length);
+    }
     if (!faults_fail(CALL_connect)) {
         return __real_connect(fd, address, length);
     }
@@ -140,11 +165,18 @@ int __wrap_epoll_pwait2(int epoll_fd, struct epoll_event *events, int count, con
                         const sigset_t *mask);
 
 ssize_t __wrap_read(int fd, void *data, size_t length) {
+    if (sim_kernel_has(fd)) {
+        return sim_kernel_recv(fd, data, length, 0);
+    }
     const faults_call call = faults_begin(CALL_read, length);
     return call.error != 0 ? failed(&call) : faults_end(&call, __real_read(fd, data, call.length));
 }
 
 ssize_t __wrap_write(int fd, const void *data, size_t length) {
+    if (sim_kernel_has(fd)) {
+        const struct iovec piece = {.iov_base = (void *)(uintptr_t)data, .iov_len = length};
+        return sim_kernel_send(fd, &piece, 1, 0);
+    }
     const faults_call call = faults_begin(CALL_write, length);
     return call.error != 0 ? failed(&call) : faults_end(&call, __real_write(fd, data, call.length));
 }

@@ -30,12 +30,22 @@ const char *test_driver(void) {
     return current_item ? current_item->driver : NULL;
 }
 
+static void skip_what_the_driver_lacks(const test_item *item) {
+    for (const test_lack *lack = test_lacks; lack->driver; lack++) {
+        if (strcmp(lack->driver, item->driver) == 0 && strncmp(item->label, lack->prefix, strlen(lack->prefix)) == 0)
+            test_skip("%s", lack->reason);
+    }
+}
+
 /* Runs the test. Comes back here, in no-fork mode, also when the test skips itself. */
 void test_run_body(const test_item *item) {
     if (item->driver)
         setenv("TEPAL_DRIVER", item->driver, 1);
-    if (is_forked || setjmp(back_to_runner) == 0)
+    if (is_forked || setjmp(back_to_runner) == 0) {
+        if (item->driver)
+            skip_what_the_driver_lacks(item);
         item->test->run();
+    }
 }
 
 /* Only the first outcome counts: after a failure, other threads may still fail while the process goes down. */

@@ -10,6 +10,12 @@
 /* The drivers that TEST_DRIVERS runs on, ended by NULL. */
 extern const char *const test_driver_table[];
 
+/* What a driver has not got: tests whose label begins so are skipped on it. Ended by NULL. */
+typedef struct {
+    const char *driver, *prefix, *reason;
+} test_lack;
+extern const test_lack test_lacks[];
+
 typedef enum {
     TEST_UNFINISHED,
     TEST_PASSED,
