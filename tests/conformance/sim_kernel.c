@@ -212,6 +212,7 @@ ssize_t sim_kernel_send(int fd, const struct iovec *pieces, size_t count, int fl
         }
         pass_a_moment();
     }
+    pass_a_moment(); /* over the loopback what was sent is there at once */
     return answer(sent);
 }
 
@@ -256,6 +257,7 @@ int sim_kernel_shutdown(int fd, int how) {
     }
     if (how != SHUT_RD) {
         tpi_sim_stream_fin(socket);
+        pass_a_moment();
     }
     return 0;
 }
@@ -268,6 +270,7 @@ int sim_kernel_close(int fd) {
     CHECK(socket->object == NULL); /* the loop's, and not the test's to close */
     blocking[fd - TPI_SIM_FD] = false;
     tpi_sim_socket_close(socket);
+    pass_a_moment();
     return 0;
 }
 
