@@ -1,0 +1,170 @@
+/*
+ * Every system call of every driver fails in turn with each errno that its manual page lists, and reads, sends and waits
+ * are short in turn, at every occurrence in the scenes of scenes_*.c. Whatever fails, no invariant breaks, connections
+ * that were made are lost once, futures are done, streams are prefixes, and the loop gives back all it had. What a
+ * program need not notice (EINTR, EAGAIN, short counts, an accept of a connection that is gone ...) changes nothing.
+ *
+ * One run after the other: TEST_SOAK=1 makes all, otherwise every STRIDE-th and the first of each call and errno.
+ * TEST_FAULT="echo tcp: recv 3" makes only those whose description begins so; TEST_FAULTS_LOG names a file to which the
+ * figures are added.
+ */
+#include "torture/stage.h"
+#include "conformance/system_calls.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+enum {
+    STRIDE = 101, /* of a short programme: no multiple of what repeats in it */
+    ERRORS = 140, /* errno values are below */
+    LENGTHS = 4
+};
+
+typedef struct programme {
+    const char *title;
+    bool complete;
+    const char *only; /* of the environment, or NULL */
+    uint64_t position;
+    bool seen[SYSTEM_CALLS][ERRORS]; /* [0]: cut short */
+    size_t hits[SYSTEM_CALLS];
+    size_t runs, total;
+} programme;
+
+/* What is being played stands at the beginning of the test's output, where it is found after a crash, too. */
+static void tell(const char *text) {
+    char padded[160];
+
+    snprintf(padded, sizeof padded, "%-158s\n", text);
+    if (pwrite(STDOUT_FILENO, padded, sizeof padded - 1, 0) < 0) {
+        errno = 0; /* a terminal: the debugger knows */
+    }
+}
+
+static void describe(char *text, size_t size, const scene *played, const fault *plan) {
+    if (plan->error != 0) {
+        snprintf(text, size, "%s: %s %zu %s", played->name, system_call_name(plan->call), plan->occurrence,
+                 strerrorname_np(plan->error));
+    } else {
+        snprintf(text, size, "%s: %s %zu length %zu", played->name, system_call_name(plan->call), plan->occurrence,
+                 plan->length);
+    }
+}
+
+static bool is_chosen(programme *self, const char *text, const fault *plan) {
+    bool *seen = &self->seen[plan->call][plan->error];
+    const bool first = !*seen;
+
+    if (self->only != NULL) {
+        return strncmp(text, self->only, strlen(self->only)) == 0;
+    }
+    self->position++;
+    return self->complete || first || self->position % STRIDE == 0;
+}
+
+static void play_with(programme *self, const scene *played, const fault *plan) {
+    char text[120];
+
+    describe(text, sizeof text, played, plan);
+    if (!is_chosen(self, text, plan)) {
+        return;
+    }
+    tell(text);
+    self->runs++;
+    if (stage_play(played, plan, plan->error != 0 && !call_error_passes(plan->call, plan->error))) {
+        self->seen[plan->call][plan->error] = true;
+        self->hits[plan->call]++;
+        self->total++;
+    }
+}
+
+/* Fewer bytes, or events, than it gave when nothing was wrong. */
+static void play_short(programme *self, const scene *played, fault plan, int64_t result) {
+    const int64_t lengths[LENGTHS] = {1, 2, result / 2, result - 1};
+
+    for (int i = 0; i < LENGTHS; i++) {
+        bool again = lengths[i] < 1 || lengths[i] >= result;
+        for (int before = 0; before < i; before++) {
+            again = again || lengths[before] == lengths[i];
+        }
+        if (!again) {
+            plan.length = (size_t)lengths[i];
+            play_with(self, played, &plan);
+        }
+    }
+}
+
+static void play_scene(programme *self, const scene *played) {
+    static size_t counts[SYSTEM_CALLS];
+    static int64_t results[SYSTEM_CALLS][FAULTS_REMEMBERED + 1];
+
+    tell(played->name);
+    CHECK(!stage_play(played, NULL, false));
+    for (int call = 0; call < SYSTEM_CALLS; call++) {
+        counts[call] = faults_count((system_call)call);
+        CHECK_LE(counts[call], FAULTS_REMEMBERED);
+        for (size_t n = 1; n <= counts[call]; n++) {
+            results[call][n] = faults_returned((system_call)call, n);
+        }
+    }
+    for (int call = 0; call < SYSTEM_CALLS; call++) {
+        for (size_t n = 1; n <= counts[call]; n++) {
+            fault plan = {.call = (system_call)call, .occurrence = n};
+            for (const int *error = call_errors(plan.call); *error != 0; error++) {
+                plan.error = *error;
+                play_with(self, played, &plan);
+            }
+            plan.error = 0;
+            if (call_has_length(plan.call)) {
+                play_short(self, played, plan, results[call][n]);
+            }
+        }
+    }
+}
+
+static void report(const programme *self) {
+    const char *path = getenv("TEST_FAULTS_LOG");
+    FILE *log = path == NULL ? stdout : fopen(path, "ae");
+
+    CHECK(log != NULL);
+    for (int call = 0; call < SYSTEM_CALLS; call++) {
+        if (self->hits[call] > 0) {
+            fprintf(log, "%s %s %s %zu\n", test_driver(), self->title, system_call_name((system_call)call),
+                    self->hits[call]);
+        }
+    }
+    fprintf(log, "%s %s total %zu of %zu\n", test_driver(), self->title, self->total, self->runs);
+    if (log != stdout) {
+        fclose(log);
+    }
+}
+
+static void play_all(const char *title, const scene *scenes, size_t least) {
+    programme *self = calloc(1, sizeof *self);
+
+    CHECK(self != NULL);
+    self->title = title;
+    self->complete = test_rounds(1, 0) == 1;
+    self->only = getenv("TEST_FAULT");
+    signal(SIGPIPE, SIG_DFL);
+    closes_must_be_good();
+    (void)test_directory();
+    for (const scene *next = scenes; next->name != NULL; next++) {
+        play_scene(self, next);
+    }
+    report(self);
+    if (self->complete && self->only == NULL) {
+        CHECK_GE(self->total, least);
+    }
+    free(self);
+}
+
+TEST_DRIVERS(system_calls, each_that_fails_or_is_short_while_clients_are_served_is_survived) {
+    play_all("connections", scenes_of_connections, 1);
+}
+
+TEST_DRIVERS(system_calls, each_that_fails_or_is_short_while_streams_flow_is_survived) {
+    play_all("streams", scenes_of_streams, 1);
+}
