@@ -351,11 +351,13 @@ void tpi_readiness_wake(tpi_driver *driver) {
     int saved = errno; /* also from signal handlers */
     int fd = ((tpi_readiness *)driver)->wake_fd;
     uint64_t count = 1;
-    while (write(fd, &count, sizeof count) < 0 && errno == EAGAIN) {
-        /* The counter is full, which takes somebody else's bytes; a poller of edges must see it change. */
-        ssize_t emptied = read(fd, &count, sizeof count);
-        (void)emptied;
-        count = 1;
+    while (write(fd, &count, sizeof count) < 0 && (errno == EAGAIN || errno == EINTR)) {
+        if (errno == EAGAIN) {
+            /* The counter is full, which takes somebody else's bytes; a poller of edges must see it change. */
+            ssize_t emptied = read(fd, &count, sizeof count);
+            (void)emptied;
+            count = 1;
+        }
     }
     errno = saved;
 }

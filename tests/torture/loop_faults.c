@@ -257,6 +257,37 @@ TEST_DRIVERS(loop_faults, a_child_that_cannot_take_the_loop_over_can_still_close
     close(fds[1]);
 }
 
+/* Waking, when the kernel is not ready to be told */
+
+static int post_once(void *argument, int64_t timeout_ns) {
+    (void)timeout_ns;
+    CHECK_OK(tepal_loop_call_soon_threadsafe(argument, count_up, &runs));
+    CHECK_OK(tepal_loop_set_hooks(argument, TEPAL_OPTIONS(tepal_loop_hooks, .argument = NULL)));
+    return 0;
+}
+
+static void wake_with_error(int error) {
+    const fault plan = {.call = CALL_write, .occurrence = 1, .error = error};
+    tepal_loop *loop = LOOP(.debug = true);
+    int overslept = 0;
+    runs = 0;
+    CHECK_OK(tepal_loop_set_hooks(loop, TEPAL_OPTIONS(tepal_loop_hooks, .before_wait = post_once, .argument = loop)));
+    CHECK_OK(tepal_loop_call_later(loop, TEPAL_SEC(10), count_up, &overslept, NULL));
+    faults_arm(&plan);
+    while (runs == 0 && overslept == 0) {
+        CHECK_OK(tepal_loop_step(loop, -1));
+    }
+    faults_disarm();
+    CHECK(faults_hit());
+    CHECK_EQ(overslept, 0);
+    loop_end(loop);
+}
+
+TEST_DRIVERS(loop_faults, a_wake_up_that_is_interrupted_or_finds_the_counter_full_wakes_all_the_same) {
+    wake_with_error(EINTR);
+    wake_with_error(EAGAIN);
+}
+
 /* Closing, when the kernel refuses even to be asked */
 
 TEST_DRIVERS(loop_faults, a_wait_that_fails_while_the_loop_closes_keeps_nothing_from_being_given_back) {
