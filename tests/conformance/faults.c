@@ -1,9 +1,11 @@
 /* See the header. */
 #include "conformance/faults.h"
+#include "harness/test.h"
 
 #include <errno.h>
 #include <pthread.h>
 #include <string.h>
+#include <sys/mman.h>
 
 int __real_epoll_ctl(int epoll_fd, int operation, int fd, struct epoll_event *event);
 
@@ -12,10 +14,14 @@ enum { DESCRIPTORS = 1024 };
 atomic_bool faults_armed;
 
 static fault planned; /* changed only while nothing is armed */
-static atomic_bool has_happened;
-static atomic_size_t counts[SYSTEM_CALLS];
-static _Atomic int64_t returned[SYSTEM_CALLS][FAULTS_REMEMBERED];
 static _Thread_local int own_depth;
+
+/* What has happened, also in a forked child. */
+static struct {
+    atomic_bool has_happened;
+    atomic_size_t counts[SYSTEM_CALLS];
+    _Atomic int64_t returned[SYSTEM_CALLS][FAULTS_REMEMBERED];
+} * shared;
 
 /* By descriptor: where it is registered, as which. epoll_fd 0: nowhere. */
 static struct {
@@ -34,12 +40,16 @@ const char *system_call_name(system_call call) {
 void faults_arm(const fault *plan) {
     static const struct fault none = {.call = SYSTEM_CALLS};
 
+    if (shared == NULL) {
+        shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+        CHECK(shared != MAP_FAILED);
+    }
     planned = plan == NULL ? none : *plan;
     for (int call = 0; call < SYSTEM_CALLS; call++) {
-        atomic_store(&counts[call], 0);
+        atomic_store(&shared->counts[call], 0);
     }
     memset(registered, 0, sizeof registered);
-    atomic_store(&has_happened, false);
+    atomic_store(&shared->has_happened, false);
     atomic_store(&faults_armed, true);
 }
 
@@ -48,15 +58,16 @@ void faults_disarm(void) {
 }
 
 bool faults_hit(void) {
-    return atomic_load(&has_happened);
+    return shared != NULL && atomic_load(&shared->has_happened);
 }
 
 size_t faults_count(system_call call) {
-    return atomic_load(&counts[call]);
+    return atomic_load(&shared->counts[call]);
 }
 
 int64_t faults_returned(system_call call, size_t occurrence) {
-    return occurrence >= 1 && occurrence <= FAULTS_REMEMBERED ? atomic_load(&returned[call][occurrence - 1]) : 0;
+    return occurrence >= 1 && occurrence <= FAULTS_REMEMBERED ? atomic_load(&shared->returned[call][occurrence - 1])
+                                                              : 0;
 }
 
 void faults_own_begin(void) {
@@ -77,13 +88,13 @@ faults_call faults_begin(system_call call, size_t length) {
     if (!is_counted()) {
         return self;
     }
-    self.occurrence = atomic_fetch_add(&counts[call], 1) + 1;
+    self.occurrence = atomic_fetch_add(&shared->counts[call], 1) + 1;
     if (planned.call == call && planned.occurrence == self.occurrence) {
         self.error = planned.error;
         self.is_short = self.error == 0 && planned.length < length;
         self.length = self.is_short ? planned.length : length;
         if (self.error != 0) {
-            atomic_store(&has_happened, true);
+            atomic_store(&shared->has_happened, true);
         }
     }
     return self;
@@ -91,10 +102,10 @@ faults_call faults_begin(system_call call, size_t length) {
 
 int64_t faults_end(const faults_call *call, int64_t result) {
     if (call->occurrence >= 1 && call->occurrence <= FAULTS_REMEMBERED) {
-        atomic_store(&returned[call->call][call->occurrence - 1], result);
+        atomic_store(&shared->returned[call->call][call->occurrence - 1], result);
     }
     if (call->is_short && result == (int64_t)call->length) {
-        atomic_store(&has_happened, true);
+        atomic_store(&shared->has_happened, true);
     }
     return result;
 }

@@ -107,8 +107,10 @@ bool call_has_length(system_call call) {
     }
 }
 
-bool call_may_stall(system_call call) {
+bool call_may_stall(system_call call, int error) {
     switch (call) {
+    case CALL_epoll_ctl: /* as if a watched descriptor were closed, or were a file now: it is forgotten silently */
+        return error == EBADF || error == EPERM;
     case CALL_accept4:  /* the server looks again after 100 ms, which nobody waits for here */
     case CALL_shutdown: /* the peer is not told of the end */
     case CALL_write:    /* the loop is not woken */

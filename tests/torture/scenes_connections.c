@@ -1,8 +1,6 @@
 /* Scenes of servers and clients, for system_calls.c: over TCP, IPv6 and Unix sockets. */
 #include "torture/stage.h"
 
-#include <sys/socket.h>
-
 /* ---- Three clients ask, a server sends back what comes ---- */
 
 static const size_t questions[] = {1, 3000, 30000};
@@ -26,21 +24,6 @@ static void narrow_the_third(node *self) {
     }
 }
 
-/*
- * The other side has closed and nothing is on its way. A reset leaves no connection in TIME_WAIT, of which thousands of
- * runs would make too many.
- */
-static void reset_what_is_over(node *self) {
-    const struct linger now = {.l_onoff = 1};
-
-    if (self->eofs > 0 && self->stage->path[0] == '\0') {
-        const int fd = tepal_transport_fd(self->transport);
-        faults_own_begin();
-        CHECK_EQ(setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof now), 0);
-        faults_own_end();
-    }
-}
-
 static void check_answers(stage *self) {
     for (int i = 0; i < 3; i++) {
         const node *client = stage_client(self, i);
@@ -54,7 +37,7 @@ static void echo(stage *self, stage_kind kind) {
     self->client.on_data = hang_up_when_answered;
     self->server.echo = true;
     self->server.on_made = narrow_the_third;
-    self->server.on_lost = reset_what_is_over;
+    self->server.on_lost = node_reset_when_over;
     stage_serve(self, kind, 3);
     STAGE_UNTIL(self, stage_all_lost(self));
     check_answers(self);
@@ -205,7 +188,7 @@ static void pauses(stage *self, stage_kind kind) {
     self->client.on_data = pause_or_hang_up;
     self->server.echo = true;
     self->server.on_made = narrow_the_third;
-    self->server.on_lost = reset_what_is_over;
+    self->server.on_lost = node_reset_when_over;
     self->server.on_data = pause_for_a_moment;
     stage_serve(self, kind, 3);
     STAGE_UNTIL(self, stage_all_lost(self));

@@ -237,6 +237,17 @@ void node_abort(node *self) {
     }
 }
 
+void node_reset_when_over(node *self) {
+    const struct linger now = {.l_onoff = 1};
+
+    if (self->eofs > 0 && self->stage->path[0] == '\0') {
+        const int fd = tepal_transport_fd(self->transport);
+        faults_own_begin();
+        CHECK_EQ(setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof now), 0);
+        faults_own_end();
+    }
+}
+
 /* ---- Turns ---- */
 
 bool stage_ok(const stage *self, int code) {
@@ -251,6 +262,14 @@ static bool is_wait(system_call call) {
     return call == CALL_epoll_wait || call == CALL_epoll_pwait2 || call == CALL_ppoll;
 }
 
+void stage_ran(stage *self, int status) {
+    if (status < 0) {
+        CHECK(self->plan != NULL && is_wait(self->plan->call) && !self->strict);
+        CHECK_EQ(status, TEPAL_SYSTEM(self->plan->error));
+        self->over = true;
+    }
+}
+
 bool stage_turn(stage *self) {
     const uint64_t before = self->progress;
 
@@ -258,12 +277,7 @@ bool stage_turn(stage *self) {
         return false;
     }
     const int status = tepal_loop_step(self->loop, TEPAL_MS(1));
-    if (status < 0) {
-        CHECK(self->plan != NULL && is_wait(self->plan->call) && !self->strict);
-        CHECK_EQ(status, TEPAL_SYSTEM(self->plan->error));
-        self->over = true;
-        return false;
-    }
+    stage_ran(self, status);
     CHECK_LT(++self->turns, SPIN_TURNS);
     self->idle = status == 0 && self->progress == before ? self->idle + 1 : 0;
     if (self->idle > self->patience) {
@@ -477,7 +491,7 @@ static void note_report(tepal_loop *loop, const char *what, const tepal_error *e
     }
 }
 
-static void finish(stage *self) {
+void stage_finish(stage *self) {
     CHECK_OK(tepal_loop_close(self->loop));
     for (int i = 0; i < self->node_count; i++) {
         CHECK_EQ(self->nodes[i].made, 1);
@@ -513,7 +527,7 @@ bool stage_play(const scene *played, const fault *plan, bool may_be_noticed) {
     CHECK(self != NULL);
     self->plan = plan;
     self->strict = plan == NULL || !may_be_noticed;
-    self->may_stall = plan != NULL && may_be_noticed && call_may_stall(plan->call);
+    self->may_stall = plan != NULL && may_be_noticed && call_may_stall(plan->call, plan->error);
     self->patience = self->may_stall ? STALL_TURNS : HANG_TURNS;
     self->client = (role){.stage = self, .seed_in = STREAM_OF_SERVER, .seed_out = STREAM_OF_CLIENT};
     self->server = (role){.stage = self, .served = true, .seed_in = STREAM_OF_CLIENT, .seed_out = STREAM_OF_SERVER};
@@ -524,7 +538,7 @@ bool stage_play(const scene *played, const fault *plan, bool may_be_noticed) {
     if (stage_ok(self, code)) {
         tepal_loop_set_exception_handler(self->loop, note_report, self);
         played->play(self);
-        finish(self);
+        stage_finish(self);
     } else {
         CHECK(self->loop == NULL);
         CHECK_EQ(code, TEPAL_SYSTEM(plan->error));

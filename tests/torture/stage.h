@@ -81,7 +81,8 @@ typedef struct scene {
     void (*play)(stage *self);
 } scene;
 
-extern const scene scenes_of_connections[], scenes_of_streams[], scenes_of_loops[]; /* each ended by a NULL name */
+/* Each ended by a NULL name. */
+extern const scene scenes_of_connections[], scenes_of_streams[], scenes_of_servers[], scenes_of_loops[];
 
 /* Whether a call of the library has worked. When nothing may be noticed it must have. */
 bool stage_ok(const stage *self, int code);
@@ -103,6 +104,9 @@ bool stage_turn(stage *self);
 
 void stage_turns(stage *self, int count);
 
+/* What a run of the loop has returned: an error can only be the one with which its wait failed, and ends the scene. */
+void stage_ran(stage *self, int status);
+
 /* A callback that counts: argument is the stage. */
 void stage_count(void *argument);
 
@@ -120,7 +124,7 @@ void stage_close_servers(stage *self);                       /* and wait until t
 
 /* Nodes */
 node *stage_node(stage *self, role *as);
-int stage_factory(void *argument, tepal_protocol **protocol);                               /* argument: a role */
+int stage_factory(void *argument, tepal_protocol **protocol);                             /* argument: a role */
 node *stage_adopt(stage *self, role *as, int fd, const tepal_transport_options *options); /* NULL when that fails */
 node *stage_client(stage *self, int number); /* NULL if there is none with that number */
 node *stage_served(stage *self, int number);
@@ -129,6 +133,11 @@ void node_narrow(node *self); /* buffers of the socket as small as they can be *
 void node_end(node *self);    /* write_eof */
 void node_close(node *self);
 void node_abort(node *self);
+/*
+ * As on_lost, where the other side closes first and nothing is on its way: a reset leaves no connection in TIME_WAIT, of
+ * which thousands of runs would make too many.
+ */
+void node_reset_when_over(node *self);
 bool node_is_open(const node *self); /* made, and not lost */
 
 /* Sockets of the scene's own, closed by the end of it unless they were given away. */
@@ -139,6 +148,9 @@ void stage_give(stage *self, int fd);         /* it is the library's now */
 void stage_take(stage *self, int fd);         /* it is the scene's */
 void stage_close_fd(stage *self, int fd);
 
+/* Close the loop, check that all has ended, and give everything back. */
+void stage_finish(stage *self);
+
 /* Play a scene. Returns whether the fault has happened. */
 bool stage_play(const scene *played, const fault *plan, bool may_be_noticed);
 
@@ -147,6 +159,6 @@ const int *call_errors(system_call call);
 bool call_error_passes(system_call call, int error);
 bool call_has_length(system_call call);
 /* Whether something may never come when it fails, and nobody be told. Else all must come to an end, well or not. */
-bool call_may_stall(system_call call);
+bool call_may_stall(system_call call, int error);
 
 #endif
