@@ -140,7 +140,7 @@ static void report(const programme *self) {
     }
 }
 
-/* What a test plays, and what it must have come across. */
+/* What a test plays, and which calls it must have let fail in every way. */
 typedef struct act {
     const char *title;
     const scene *scenes;
@@ -153,24 +153,14 @@ static const system_call calls_of_epoll[] = {CALL_dup3,         CALL_epoll_creat
                                              CALL_epoll_pwait2, CALL_epoll_wait,    SYSTEM_CALLS};
 static const system_call calls_of_poll[] = {CALL_ppoll, CALL_read, SYSTEM_CALLS};
 
+/* Each has failed with every errno it has. (Which wake-ups a thread makes is a matter of luck, so not all are asked for.) */
 static void check_calls(const programme *self, const system_call *calls) {
     for (; *calls != SYSTEM_CALLS; calls++) {
-        if (self->hits[*calls] == 0) {
-            test_fail(__FILE__, __LINE__, "%s was never made to fail", system_call_name(*calls));
-        }
-    }
-}
-
-/* A call that came has failed with every errno it has. */
-static void check_errors(const programme *self) {
-    for (int call = 0; call < SYSTEM_CALLS; call++) {
-        const int *error = call_errors((system_call)call);
-        while (self->hits[call] > 0 && *error != 0) {
-            if (!self->seen[call][*error]) {
-                test_fail(__FILE__, __LINE__, "%s never failed with %s", system_call_name((system_call)call),
+        for (const int *error = call_errors(*calls); *error != 0; error++) {
+            if (!self->seen[*calls][*error]) {
+                test_fail(__FILE__, __LINE__, "%s never failed with %s", system_call_name(*calls),
                           strerrorname_np(*error));
             }
-            error++;
         }
     }
 }
@@ -193,7 +183,6 @@ static void play_all(const act *played) {
         if (played->all_calls_of_a_driver) {
             check_calls(self, strcmp(test_driver(), "poll") == 0 ? calls_of_poll : calls_of_epoll);
         }
-        check_errors(self);
         CHECK(!self->complete || self->total >= played->least);
     }
     free(self);
