@@ -107,6 +107,24 @@ bool call_has_length(system_call call) {
     }
 }
 
+bool call_is_told_of(system_call call, int error) {
+    switch (call) {
+    case CALL_connect:
+        return error != EAGAIN; /* a Unix socket whose backlog is full is asked again */
+    case CALL_accept4:
+    case CALL_bind:
+    case CALL_fcntl:
+    case CALL_listen:
+    case CALL_recv:
+    case CALL_send:
+    case CALL_sendmsg:
+    case CALL_socket:
+        return true;
+    default: /* some of their failures are made good, or mean something else to the caller */
+        return false;
+    }
+}
+
 bool call_may_stall(system_call call, int error) {
     switch (call) {
     case CALL_epoll_ctl: /* as if a watched descriptor were closed, or were a file now: it is forgotten silently */

@@ -251,13 +251,13 @@ static void full_backlog(stage *self) {
 }
 
 const scene scenes_of_servers[] = {
-    {"named", named},
-    {"nameless", nameless},
-    {"wildcard_of_each", wildcard_of_each},
-    {"wildcard_of_both", wildcard_of_both},
-    {"borrowed_listener", borrowed_listener},
-    {"dead_file", dead_file},
-    {"refused", refused},
-    {"full_backlog", full_backlog},
-    {NULL, NULL},
+    {"named", named, true},
+    {"nameless", nameless, true},
+    {"wildcard_of_each", wildcard_of_each, true},
+    {"wildcard_of_both", wildcard_of_both, true},
+    {"borrowed_listener", borrowed_listener, false},
+    {"dead_file", dead_file, true},
+    {"refused", refused, false},
+    {"full_backlog", full_backlog, false},
+    {NULL, NULL, false},
 };

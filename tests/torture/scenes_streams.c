@@ -31,7 +31,7 @@ static void adopted(stage *self, stage_kind kind) {
         (void)stage_ok(self, tepal_transport_set_no_delay(a->transport, false));
         (void)stage_ok(self, tepal_transport_set_keep_alive(a->transport, true, 10, 5, 3));
     }
-    CHECK(tepal_loop_adopt(self->loop, tepal_transport_fd(a->transport), &b->protocol, NULL, NULL) < 0);
+    stage_refused(self, tepal_loop_adopt(self->loop, tepal_transport_fd(a->transport), &b->protocol, NULL, NULL));
     node_write(a, 2000);
     node_write(b, 3000);
     STAGE_UNTIL(self, (a->received == 3000 && b->received == 2000) || a->lost + b->lost > 0);
@@ -54,9 +54,9 @@ static void refused(stage *self) {
     const int fd = stage_bound(self, &port);
 
     stage_pipe(self, ends);
-    CHECK(tepal_loop_adopt(self->loop, ends[0], &unused->protocol, NULL, NULL) < 0);
-    CHECK(tepal_loop_adopt(self->loop, fd, &unused->protocol, NULL, NULL) < 0);
-    CHECK(tepal_loop_adopt(self->loop, -1, &unused->protocol, NULL, NULL) < 0);
+    stage_refused(self, tepal_loop_adopt(self->loop, ends[0], &unused->protocol, NULL, NULL));
+    stage_refused(self, tepal_loop_adopt(self->loop, fd, &unused->protocol, NULL, NULL));
+    stage_refused(self, tepal_loop_adopt(self->loop, -1, &unused->protocol, NULL, NULL));
     self->node_count = 0;
 }
 
@@ -278,16 +278,16 @@ static void relayed_tcp(stage *self) {
 }
 
 const scene scenes_of_streams[] = {
-    {"adopted tcp", adopted_tcp},
-    {"adopted unix", adopted_unix},
-    {"refused", refused},
-    {"borrowed", borrowed},
-    {"writes tcp", writes_tcp},
-    {"writes unix", writes_unix},
-    {"pulled", pulled},
-    {"pushed", pushed},
-    {"piped", piped_unix},
-    {"relayed tcp", relayed_tcp},
-    {"relayed unix", relayed_unix},
-    {NULL, NULL},
+    {"adopted tcp", adopted_tcp, false},
+    {"adopted unix", adopted_unix, false},
+    {"refused", refused, false},
+    {"borrowed", borrowed, false},
+    {"writes tcp", writes_tcp, false},
+    {"writes unix", writes_unix, false},
+    {"pulled", pulled, false},
+    {"pushed", pushed, false},
+    {"piped", piped_unix, false},
+    {"relayed tcp", relayed_tcp, false},
+    {"relayed unix", relayed_unix, false},
+    {NULL, NULL, false},
 };

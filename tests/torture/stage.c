@@ -250,12 +250,23 @@ void node_reset_when_over(node *self) {
 
 /* ---- Turns ---- */
 
-bool stage_ok(const stage *self, int code) {
+static void hear_of(stage *self, int code) {
+    self->told = self->told || (self->plan != NULL && code == TEPAL_SYSTEM(self->plan->error));
+}
+
+bool stage_ok(stage *self, int code) {
     CHECK_NE(code, TEPAL_EINVARIANT);
+    hear_of(self, code);
     if (code < 0 && self->strict && !self->over) {
         test_fail(__FILE__, __LINE__, "a call of the library failed: %s", tepal_strerror(code));
     }
     return code >= 0;
+}
+
+void stage_refused(stage *self, int code) {
+    CHECK_LT(code, 0);
+    CHECK_NE(code, TEPAL_EINVARIANT);
+    hear_of(self, code);
 }
 
 static bool is_wait(system_call call) {
@@ -485,7 +496,7 @@ int stage_bound(stage *self, uint16_t *port) {
 
 static void note_report(tepal_loop *loop, const char *what, const tepal_error *error, void *argument) {
     (void)loop;
-    (void)argument;
+    hear_of(argument, error->code);
     if (error->code == TEPAL_EINVARIANT || error->code == TEPAL_ETHREAD) {
         test_fail(__FILE__, __LINE__, "%s: %s", what, error->text);
     }
@@ -496,6 +507,7 @@ void stage_finish(stage *self) {
     for (int i = 0; i < self->node_count; i++) {
         CHECK_EQ(self->nodes[i].made, 1);
         CHECK_EQ(self->nodes[i].lost, 1);
+        hear_of(self, self->nodes[i].lost_code);
         tepal_transport_unref(self->nodes[i].held);
     }
     for (int i = 0; i < self->server_count; i++) {
@@ -503,6 +515,9 @@ void stage_finish(stage *self) {
     }
     for (int i = 0; i < self->future_count; i++) {
         CHECK(tepal_future_is_done(self->futures[i]));
+        for (const tepal_error *error = tepal_future_error(self->futures[i]); error != NULL; error = error->next) {
+            hear_of(self, error->code);
+        }
         tepal_future_unref(self->futures[i]);
     }
     tepal_loop_unref(self->loop);
@@ -545,6 +560,9 @@ bool stage_play(const scene *played, const fault *plan, bool may_be_noticed) {
     }
     faults_disarm();
     const bool hit = faults_hit();
+    if (hit && !self->strict && !played->may_be_silent && call_is_told_of(plan->call, plan->error)) {
+        CHECK(self->told);
+    }
     clean_up(self);
     free(self);
     CHECK_EQ(test_fd_count(), fds_before);

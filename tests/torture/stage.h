@@ -60,6 +60,7 @@ struct stage {
     bool over;         /* no more turns: the loop cannot wait, or nothing moves any more */
     bool may_stall;    /* the fault may be that something never comes */
     int patience;      /* idle turns of 1 ms before it is said that nothing moves */
+    bool told;         /* the plan's error has come out: from a call, a future, a report or connection_lost */
     int idle;
     uint64_t turns, progress;
     role client, server;
@@ -79,13 +80,17 @@ struct stage {
 typedef struct scene {
     const char *name;
     void (*play)(stage *self);
+    bool
+        may_be_silent; /* it ends what still reads or sends, or has another way to go: nobody need be told of a failure */
 } scene;
 
 /* Each ended by a NULL name. */
 extern const scene scenes_of_connections[], scenes_of_streams[], scenes_of_servers[], scenes_of_loops[];
 
 /* Whether a call of the library has worked. When nothing may be noticed it must have. */
-bool stage_ok(const stage *self, int code);
+bool stage_ok(stage *self, int code);
+/* It must have been refused, whatever fails. */
+void stage_refused(stage *self, int code);
 
 /* What holds unless the fault may be noticed. */
 #define STAGE_WANT(self, condition)                                                                                    \
@@ -158,6 +163,8 @@ bool stage_play(const scene *played, const fault *plan, bool may_be_noticed);
 const int *call_errors(system_call call);
 bool call_error_passes(system_call call, int error);
 bool call_has_length(system_call call);
+/* Whether somebody always hears of its error, as long as there is somebody to hear. */
+bool call_is_told_of(system_call call, int error);
 /* Whether something may never come when it fails, and nobody be told. Else all must come to an end, well or not. */
 bool call_may_stall(system_call call, int error);
 
