@@ -50,26 +50,29 @@ int tpi_loop_new(tepal_loop **loop, const tepal_loop_options *options, struct tp
         .sim_host = sim_host,
     };
     made->realloc = allocate;
+    made->debug = own.debug;
     code = tpi_posts_init(made);
+    if (code < 0) {
+        tpi_free(allocate, made);
+        return code;
+    }
+    code = tpi_ready_init(made);
     if (code == 0) {
         code = tpi_driver_new(&made->driver, sim_host == NULL ? own.driver : "sim", &driver_options);
-        if (code < 0) {
-            tpi_posts_free(made);
-        }
     }
     if (code < 0) {
+        tpi_ready_free(made);
+        tpi_posts_free(made);
         tpi_free(allocate, made);
         return code;
     }
     made->driver_name = made->driver->ops->name;
     made->order = own.order;
     made->drain_limit = own.drain_limit == 0 ? DEFAULT_DRAIN_LIMIT : own.drain_limit;
-    made->debug = own.debug;
     made->strict = own.debug;
     made->slow_callback_ns = own.slow_callback_ns == 0 ? DEFAULT_SLOW_NS : own.slow_callback_ns;
     made->pid = getpid();
     made->stats.size = sizeof made->stats;
-    tpi_ready_init(made);
     tpi_timers_init(&made->timers, tepal_loop_time(made));
     atomic_init(&made->references, 1);
     atomic_init(&made->wakeable, true);

@@ -128,7 +128,11 @@ static inline bool tpi_ready_any(const tepal_loop *loop) {
     return loop->ready.first != NULL || loop->ready.head != loop->ready.tail;
 }
 
-void tpi_ready_init(tepal_loop *loop);
+/*
+ * With room for some callbacks from the start, so that those of other threads, which were accepted already, get their
+ * turn even if memory is never to be had. Returns 0 or TEPAL_ENOMEM.
+ */
+int tpi_ready_init(tepal_loop *loop);
 void tpi_ready_free(tepal_loop *loop);
 /* Queue a work that is not in the queue. */
 void tpi_ready_push(tepal_loop *loop, tepal_work *work);

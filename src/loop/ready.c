@@ -239,8 +239,9 @@ void tpi_ready_drop(tepal_loop *loop) {
     }
 }
 
-void tpi_ready_init(tepal_loop *loop) {
+int tpi_ready_init(tepal_loop *loop) {
     loop->ready.head = loop->ready.tail = 1; /* so that a handle of zeroes names nothing */
+    return tpi_ready_grow(loop);
 }
 
 void tpi_ready_free(tepal_loop *loop) {

@@ -155,8 +155,12 @@ TEST_DRIVERS(loop_order, nothing_overtakes_a_post_for_which_memory_was_short) {
         for (int with_work = 0; with_work <= 1; with_work++) {
             numbered all[3] = {{.number = 0}, {.number = with_work ? 1 : 2}, {.number = with_work ? 2 : 1}};
             tepal_loop *loop = LOOP(.order = TEPAL_ORDER_DRAIN);
+            int counted = 0;
             next_number = 0;
             all[1].work.run = check_work_number;
+            for (int i = 0; i < 64; i++) { /* what there is room for from the start */
+                CHECK_OK(tepal_loop_call_soon(loop, count_up, &counted, NULL));
+            }
             CHECK_OK(tepal_loop_call_soon_threadsafe(loop, check_number, &all[0]));
             test_alloc_fail_at(1, onwards);
             if (with_work) {
@@ -175,6 +179,24 @@ TEST_DRIVERS(loop_order, nothing_overtakes_a_post_for_which_memory_was_short) {
             TURN_UNTIL(loop, next_number == 3);
             loop_end(loop);
         }
+    }
+}
+
+TEST_DRIVERS(loop_order, posts_that_were_accepted_run_even_if_memory_is_never_to_be_had) {
+    for (int debug = 0; debug <= 1; debug++) {
+        tepal_loop *loop = LOOP(.debug = debug == 1);
+        int accepted = 0, run = 0;
+        test_alloc_fail_at(1, true);
+        while (accepted < 1000 && tepal_loop_call_soon_threadsafe(loop, count_up, &run) == 0) {
+            accepted++;
+        }
+        CHECK_GT(accepted, 64);
+        for (int turns = 0; run < accepted; turns++) {
+            CHECK_OK(tepal_loop_step(loop, 0));
+            CHECK_LT(turns, 100);
+        }
+        test_alloc_fail_at(0, false);
+        loop_end(loop);
     }
 }
 
