@@ -417,10 +417,11 @@ static void stream_ending(tpi_object *object) {
         return;
     }
     if (!(transport->flags & TPI_ENDED)) {
-        if (transport->sending != NULL && !(transport->flags & TPI_NO_RESET)) {
-            transport->flags |= TPI_RESET; /* what is discarded must not look like a clean end */
-        }
+        const bool is_all_sent = transport->sending == NULL;
         tpi_transport_fail(transport, TEPAL_ECLOSED);
+        if (is_all_sent) {
+            transport->flags &= ~(uint32_t)TPI_RESET; /* nothing was discarded */
+        }
     }
     tpi_transport_lose(transport);
     if (transport->flags & TPI_BORROWED) {

@@ -265,6 +265,9 @@ void tpi_transport_fail(tepal_transport *transport, int code) {
     if (transport->flags & TPI_ENDED) {
         return;
     }
+    if (!(transport->flags & TPI_NO_RESET)) {
+        transport->flags |= TPI_RESET; /* what is discarded must not look like a clean end */
+    }
     transport->code = code;
     tpi_transport_drop_cork(transport);
     tpi_transport_end(transport);
@@ -329,9 +332,6 @@ void tepal_transport_close(tepal_transport *transport) {
 void tepal_transport_abort(tepal_transport *transport, int code) {
     if (transport->flags & TPI_ENDED || !may_call(transport)) {
         return;
-    }
-    if (!(transport->flags & TPI_NO_RESET)) {
-        transport->flags |= TPI_RESET;
     }
     tpi_transport_fail(transport, code);
 }

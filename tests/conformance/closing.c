@@ -132,6 +132,21 @@ SCRIPT_TEST(closing, abort_resets_and_discards) {
     script_close(&self);
 }
 
+SCRIPT_TEST(closing, an_end_for_want_of_memory_is_no_clean_end_for_the_peer) {
+    script self = {0};
+
+    script_open(&self, SCRIPT_TCP);
+    script_narrow(&self);
+    test_alloc_fail_at(1, true);
+    script_write(&self, 200000); /* more than the kernel takes: the rest has to be kept */
+    RUN_UNTIL(self.loop, self.losts == 1);
+    test_alloc_fail_at(0, false);
+    CHECK_EQ(self.lost_code, TEPAL_ENOMEM);
+    script_take_error(&self, ECONNRESET);
+    CHECK_LT(self.taken, self.sent);
+    script_close(&self);
+}
+
 SCRIPT_TEST(closing, abort_without_a_code_resets_too_and_tells_of_no_error) {
     script self = {0};
 
