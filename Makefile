@@ -7,7 +7,7 @@ FUZZ_SECONDS ?= 60
 
 export BUILD
 
-.PHONY: all demo test check sanitize bench soak fuzz mutants install clean
+.PHONY: all demo test check sanitize coverage bench soak fuzz mutants install clean
 
 all:
 	@scripts/setup build
@@ -32,6 +32,11 @@ check:
 sanitize:
 	@scripts/setup build test check
 	@scripts/sanitize
+
+# How much of src/ the tests reach: at least 95% of the lines and 85% of the branches.
+coverage:
+	@scripts/setup build test coverage
+	@scripts/coverage
 
 # Tepal beside a bare epoll loop, libuv and libevent.
 bench:

@@ -110,7 +110,7 @@ void test_check_memory(const char *file, int line, const char *expression, const
 /** Change this test's time limit (20 seconds unless told), before TEST_TIMEOUT and sanitizers stretch it. */
 void test_set_timeout(int seconds);
 
-/** True in a build with a sanitizer, or under valgrind: code is several times slower there. */
+/** True in a build with a sanitizer or counters of coverage, or under valgrind: code is several times slower there. */
 bool test_is_slow_build(void);
 
 /** How often to repeat: `soak` times under TEST_SOAK=1, else `normal`, a twentieth of it in slow builds. */

@@ -18,7 +18,7 @@ static bool is_soak(void) {
 }
 
 bool test_is_slow_build(void) {
-#ifdef IS_SANITIZED
+#if defined(IS_SANITIZED) || defined(COUNTS_COVERAGE)
     return true;
 #else
     /* tests/run --valgrind says so; asking valgrind itself would need its headers. */
