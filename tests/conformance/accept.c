@@ -226,6 +226,29 @@ TEST_DRIVERS(accept, a_factory_that_refuses_ends_that_connection_alone) {
     peers_close(&all);
 }
 
+static int make_nothing(void *argument, tepal_protocol **protocol) {
+    (void)argument;
+    (void)protocol;
+    return 0;
+}
+
+TEST_DRIVERS(accept, a_factory_that_makes_nothing_is_told_as_an_error) {
+    const char *const hosts[] = {"127.0.0.1"};
+    peers all = {0};
+    tepal_server *server;
+    peers_open(&all);
+    CHECK_OK(tepal_loop_listen(
+        all.loop, make_nothing, &all,
+        TEPAL_OPTIONS(tepal_server_options, .hosts = hosts, .host_count = 1, .accept_failed = peers_accept_failed),
+        &server));
+    check_ended(&all, plain_dial("127.0.0.1", server_port(server, 0)));
+    CHECK_EQ(all.failures, 1);
+    CHECK_EQ(all.failure.code, TEPAL_EINVAL);
+    CHECK_EQ(tepal_server_connection_count(server), 0);
+    tepal_server_unref(server);
+    peers_close(&all);
+}
+
 static int answer; /* of the hook below; a test has a process of its own */
 static int hooked = -1;
 

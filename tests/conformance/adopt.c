@@ -57,6 +57,7 @@ SCRIPT_TEST(adopt, wrong_options_and_protocols_are_refused) {
     test_socketpair(fds);
     CHECK_EQ(tepal_loop_adopt(loop, fds[0], NULL, NULL, NULL), TEPAL_EINVAL);
     CHECK_EQ(tepal_loop_adopt(loop, fds[0], &protocol, NULL, NULL), TEPAL_EINVAL);
+    CHECK_EQ(adopt(loop, fds[0], &(tepal_transport_options){0}), TEPAL_EINVAL); /* without its size */
     CHECK_EQ(adopt(loop, fds[0], TEPAL_OPTIONS(tepal_transport_options, .write_high = 100, .write_low = 101)),
              TEPAL_EINVAL);
     CHECK_EQ(adopt(loop, fds[0], TEPAL_OPTIONS(tepal_transport_options, .write_high = 100, .write_cap = 99)),

@@ -289,20 +289,56 @@ TEST_DRIVERS(connect, a_factorys_error_is_the_futures_and_closes_the_socket) {
     peers_close(&all);
 }
 
-TEST_DRIVERS(connect, a_socket_that_meets_itself_counts_as_refused) {
-    const uint16_t port = dead_port();
+static int make_nothing(void *argument, tepal_protocol **protocol) {
+    (void)protocol;
+    peers_note(argument, 'f');
+    return 0;
+}
+
+TEST_DRIVERS(connect, a_factory_that_makes_nothing_is_an_error) {
+    uint16_t port;
+    peers all = {0};
+    peers_open(&all);
+    tepal_future *future;
+    const int listener = plain_bound(&port);
+    CHECK_EQ(listen(listener, 1), 0);
+
+    CHECK_OK(tepal_loop_create_connection(all.loop, make_nothing, &all,
+                                          TEPAL_OPTIONS(tepal_connect_options, .host = "127.0.0.1", .port = port),
+                                          &future));
+    CHECK_EQ(peers_wait(&all, future), TEPAL_EINVAL);
+    CHECK_STR(all.log, "f");
+    tepal_future_unref(future);
+    close(listener);
+    peers_close(&all);
+}
+
+/* The code of connecting from an address to itself. */
+static int meet_oneself(const char *host) {
     tepal_address local;
     tepal_future *future;
     peers all = {0};
     peers_open(&all);
-    CHECK_OK(tepal_address_parse(&local, "127.0.0.1", port));
+    const uint16_t port = dead_port();
+    CHECK_OK(tepal_address_parse(&local, host, port));
 
-    CHECK_OK(
-        dial(&all, TEPAL_OPTIONS(tepal_connect_options, .host = "127.0.0.1", .port = port, .local = &local), &future));
-    CHECK_EQ(peers_wait(&all, future), TEPAL_SYSTEM(ECONNREFUSED));
+    CHECK_OK(dial(&all, TEPAL_OPTIONS(tepal_connect_options, .host = host, .port = port, .local = &local), &future));
+    const int code = peers_wait(&all, future);
     CHECK_STR(all.log, "");
     tepal_future_unref(future);
     peers_close(&all);
+    return code;
+}
+
+TEST_DRIVERS(connect, a_socket_that_meets_itself_counts_as_refused) {
+    CHECK_EQ(meet_oneself("127.0.0.1"), TEPAL_SYSTEM(ECONNREFUSED));
+    int code;
+    do {
+        code = meet_oneself("::1");
+    } while (code == TEPAL_SYSTEM(EADDRINUSE));                                      /* it was free for IPv4 */
+    if (code != TEPAL_SYSTEM(EADDRNOTAVAIL) && code != TEPAL_SYSTEM(EAFNOSUPPORT)) { /* there is IPv6 */
+        CHECK_EQ(code, TEPAL_SYSTEM(ECONNREFUSED));
+    }
 }
 
 TEST_DRIVERS(connect, options_that_make_no_sense_are_refused_at_once) {

@@ -392,3 +392,51 @@ TEST_DRIVERS(driver_stream, thousands_of_pieces_arrive_in_order) {
     thing_close(&self);
     driver_close(driver);
 }
+
+/* What a message may carry beside its pieces */
+
+static int receive_descriptor(int peer) {
+    uint8_t byte;
+    struct iovec piece = {.iov_base = &byte, .iov_len = 1};
+    union {
+        struct cmsghdr header;
+        char space[CMSG_SPACE(sizeof(int))];
+    } control;
+    struct msghdr message = {
+        .msg_iov = &piece, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
+    int fd;
+    CHECK_EQ(recvmsg(peer, &message, MSG_CMSG_CLOEXEC), 1);
+    CHECK_EQ(byte, 'd');
+    const struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+    CHECK(header != NULL);
+    CHECK_EQ(header->cmsg_type, SCM_RIGHTS);
+    memcpy(&fd, CMSG_DATA(header), sizeof fd);
+    return fd;
+}
+
+TEST_DRIVERS(driver_stream, a_message_may_pass_a_descriptor) {
+    thing self;
+    tpi_driver *driver = driver_open(0, 0);
+    const int peer = thing_adopt(&self, driver, false);
+    int ends[2];
+    const struct iovec piece = {.iov_base = "d", .iov_len = 1};
+    union {
+        struct cmsghdr header;
+        char space[CMSG_SPACE(sizeof(int))];
+    } control = {.header = {.cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(sizeof(int))}};
+    const tpi_message message = {.pieces = &piece, .count = 1, .control = &control, .control_length = sizeof control};
+    test_socketpair(ends);
+    memcpy(CMSG_DATA(&control.header), &ends[0], sizeof ends[0]);
+    driver_settle(driver);
+    const int64_t sent = driver->ops->send(driver, &self.object, &message);
+    DRIVER_UNTIL(driver, sent == 1 || self.sent == 1);
+    const int passed = receive_descriptor(peer);
+    test_write_all(passed, "x", 1);
+    char byte;
+    test_read_exactly(ends[1], &byte, 1);
+    CHECK_EQ(byte, 'x');
+    close(passed);
+    close(ends[0]);
+    close(ends[1]);
+    close_both(&self, peer);
+}

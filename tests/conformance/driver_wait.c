@@ -264,3 +264,15 @@ TEST_DRIVERS(driver_wait, after_fork_both_processes_hear_of_their_own_bytes) {
     close(peer);
     driver_close(driver);
 }
+
+TEST_DRIVERS(driver_wait, random_numbers_differ) {
+    tpi_driver *driver = driver_open(0, 0);
+    uint64_t numbers[100];
+    for (int i = 0; i < 100; i++) {
+        numbers[i] = driver->ops->random(driver);
+        for (int before = 0; before < i; before++) {
+            CHECK(numbers[i] != numbers[before]);
+        }
+    }
+    driver_close(driver);
+}

@@ -178,6 +178,20 @@ SCRIPT_TEST(half_close, write_eof_in_the_upcall_of_the_last_data_keeps_the_order
     script_close(&self);
 }
 
+SCRIPT_TEST(half_close, an_end_whose_output_cannot_be_sent_is_told_by_connection_lost) {
+    script self = {0};
+
+    NEEDS_SENDS_AT_ONCE();
+    script_open(&self, SCRIPT_TCP);
+    script_write(&self, 100);
+    sends_fail_after(0, ECONNRESET);
+    CHECK_OK(CALL(&self, tepal_transport_write_eof(self.transport)));
+    sends_fail_after(0, 0);
+    RUN_UNTIL(self.loop, self.losts == 1);
+    CHECK_EQ(self.lost_code, TEPAL_SYSTEM(ECONNRESET));
+    script_close(&self);
+}
+
 SCRIPT_TEST(half_close, a_peer_that_resets_after_our_end_is_an_error) {
     script self = {.answer_eof = TEPAL_KEEP_OPEN};
 

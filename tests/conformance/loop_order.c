@@ -65,6 +65,18 @@ TEST_DRIVERS(loop_order, the_default_is_snapshot) {
     close_scene(&self);
 }
 
+TEST_DRIVERS(loop_order, debug_mode_changes_neither_order) {
+    for (int order = TEPAL_ORDER_SNAPSHOT; order <= TEPAL_ORDER_DRAIN; order++) {
+        scene self;
+        loop_log_clear();
+        open_scene(&self, LOOP(.order = (tepal_order)order, .debug = true));
+        CHECK_OK(tepal_loop_call_soon(self.loop, run_a, &self, NULL));
+        TURN_UNTIL(self.loop, strlen(loop_log) == 3);
+        CHECK_STR(loop_log, order == TEPAL_ORDER_DRAIN ? "ABi" : "AiB");
+        close_scene(&self);
+    }
+}
+
 static void run_again(void *argument) {
     scene *self = argument;
 

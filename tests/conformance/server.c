@@ -367,6 +367,24 @@ TEST_DRIVERS(server, borrowed_sockets_outlive_the_loop) {
     CHECK_EQ(close(fd), 0);
 }
 
+TEST_DRIVERS(server, may_be_closed_right_before_its_loop) {
+    peers all = {0};
+    tepal_server *server;
+    uint16_t port;
+    peers_open(&all);
+    const int fd = plain_bound(&port);
+    const char *const hosts[] = {"127.0.0.1"};
+
+    CHECK_OK(listen_on(&all,
+                       TEPAL_OPTIONS(tepal_server_options, .fds = &fd, .fd_count = 1, .hosts = hosts, .host_count = 1),
+                       &server));
+    tepal_server_close(server);
+    peers_close_loop(&all); /* before the driver could say its last word on either socket */
+    tepal_server_unref(server);
+    peers_free(&all);
+    CHECK_EQ(close(fd), 0);
+}
+
 TEST_DRIVERS(server, close_clients_sends_what_was_written_first) {
     static char page[1 << 20];
     peers all = {0};

@@ -161,6 +161,29 @@ TEST_DRIVERS(watches, a_second_one_on_the_same_descriptor_is_refused) {
     close(fds[1]);
 }
 
+TEST_DRIVERS(watches, one_that_is_started_may_move_to_another_descriptor) {
+    seen self;
+    int first[2], second[2];
+    tepal_loop *loop = LOOP(.debug = true);
+    loop_pipe(first);
+    loop_pipe(second);
+    watch_for(&self, loop, first[0], TEPAL_READABLE);
+    self.watch.fd = second[0];
+    CHECK_OK(tepal_watch_start(loop, &self.watch, TEPAL_READABLE));
+    test_write_all(first[1], "x", 1);
+    loop_settle(loop);
+    CHECK_EQ(self.calls, 0);
+    test_write_all(second[1], "x", 1);
+    CHECK_OK(tepal_loop_step(loop, -1));
+    CHECK_EQ(self.calls, 1);
+    CHECK_OK(tepal_loop_add_reader(loop, first[0], note_first, "a")); /* that one is nobody's now */
+    loop_end(loop);
+    for (int i = 0; i < 2; i++) {
+        close(first[i]);
+        close(second[i]);
+    }
+}
+
 /* Its own upcall may do anything to it. */
 
 static void free_it(seen *self) {
