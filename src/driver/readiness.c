@@ -212,8 +212,8 @@ int tpi_readiness_register_all(tpi_readiness *readiness) {
             continue;
         }
         int code = tpi_readiness_register(readiness, object);
-        if ((code == TEPAL_EBADF || code == TEPAL_EPERM) && object->kind == TPI_WATCH) {
-            /* Closed behind our back, and perhaps a regular file now. */
+        if ((code == TEPAL_EBADF || code == TEPAL_EPERM || code == TEPAL_EINVAL) && object->kind == TPI_WATCH) {
+            /* Closed behind our back, and perhaps a regular file now, or (EINVAL) the new poller itself. */
             tpi_watch_forget(readiness, object);
         } else if (code < 0) {
             return code;

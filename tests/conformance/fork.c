@@ -158,6 +158,28 @@ TEST_DRIVERS(fork, a_child_may_go_on_with_the_inherited_loop_after_saying_so) {
     close_household(&self);
 }
 
+/* The number of what is closed is the next one that anything gets, also what the loop makes anew. */
+TEST_DRIVERS(fork, a_watch_whose_descriptor_was_closed_meanwhile_is_forgotten) {
+    household self;
+    tepal_watch closed = {.ready = on_ready};
+    int numbers[2];
+    open_household(&self);
+    loop_pipe(numbers);
+    closed.fd = numbers[0];
+    CHECK_OK(tepal_watch_start(self.loop, &closed, TEPAL_READABLE));
+    IN_CHILD({
+        close(numbers[0]);
+        CHECK_OK(tepal_loop_after_fork(self.loop));
+        check_household(&self);
+        loop_end(self.loop);
+    })
+    CHECK_OK(tepal_watch_stop(self.loop, &closed));
+    close(numbers[0]);
+    close(numbers[1]);
+    check_household(&self);
+    close_household(&self);
+}
+
 TEST_DRIVERS(fork, a_grandchild_may_do_the_same) {
     household self;
     open_household(&self);
