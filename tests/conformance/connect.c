@@ -117,6 +117,25 @@ TEST_DRIVERS(connect, a_name_is_resolved_and_its_addresses_are_tried_in_order) {
     peers_close(&all);
 }
 
+TEST_DRIVERS(connect, without_a_host_goes_to_the_loopback_address_of_the_family_and_the_longest_limit_is_none) {
+    uint16_t port;
+    peers all = {0};
+    tepal_future *future;
+    tepal_address address;
+    peers_open(&all);
+    const int listener = plain_bound(&port);
+    CHECK_EQ(listen(listener, 1), 0);
+
+    CHECK_OK(dial(&all, TEPAL_OPTIONS(tepal_connect_options, .port = port, .family = AF_INET, .limit_ns = INT64_MAX),
+                  &future));
+    CHECK_OK(peers_wait(&all, future));
+    CHECK_OK(tepal_transport_peer(peers_connected(future)->transport, &address));
+    CHECK_EQ(address.storage.ss_family, AF_INET);
+    tepal_future_unref(future);
+    close(listener);
+    peers_close(&all);
+}
+
 TEST_DRIVERS(connect, binds_to_the_local_address_first) {
     tepal_address local, other, found;
     tepal_future *future;

@@ -281,3 +281,24 @@ SCRIPT_TEST(flow_reading, a_code_below_zero_from_get_buffer_aborts_with_it) {
     CHECK_EQ(self.lost_code, TEPAL_EMSGSIZE);
     script_close(&self);
 }
+
+static void check_length(script *self) {
+    CHECK_LE(self->last_length, 4096);
+}
+
+SCRIPT_TEST(flow_reading, reads_are_no_longer_and_no_more_a_turn_than_the_loop_was_told) {
+    script self = {.on_data = check_length};
+
+    CHECK_OK(tepal_loop_new(&self.loop, TEPAL_OPTIONS(tepal_loop_options, .driver = test_driver(), .read_bytes = 4096,
+                                                      .read_budget = 2, .debug = !script_is_plain,
+                                                      .slow_callback_ns = -1, .realloc = test_counting_alloc)));
+    script_open(&self, SCRIPT_TCP);
+    script_feed(&self, 50000);
+    test_poll(self.fd, POLLIN);
+    while (self.received < 50000) {
+        const uint64_t before = self.received;
+        CHECK_OK(tepal_loop_step(self.loop, -1));
+        CHECK_LE(self.received - before, 2 * 4096);
+    }
+    script_close(&self);
+}

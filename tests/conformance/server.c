@@ -173,6 +173,7 @@ TEST_DRIVERS(server, refuses_options_that_make_no_sense) {
     CHECK_EQ(listen_on(&all, TEPAL_OPTIONS(tepal_server_options, .hosts = missing, .host_count = 1), &server),
              TEPAL_EINVAL);
     CHECK_EQ(listen_on(&all, TEPAL_OPTIONS(tepal_server_options, .host_count = 1), &server), TEPAL_EINVAL);
+    CHECK_EQ(listen_on(&all, TEPAL_OPTIONS(tepal_server_options, .fd_count = 1), &server), TEPAL_EINVAL);
     CHECK_EQ(listen_on(&all, TEPAL_OPTIONS(tepal_server_options, .backlog = -1), &server), TEPAL_EINVAL);
     CHECK_EQ(listen_on(&all, TEPAL_OPTIONS(tepal_server_options, .fds = &datagram, .fd_count = 1), &server),
              TEPAL_EINVAL);

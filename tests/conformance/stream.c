@@ -293,6 +293,9 @@ SCRIPT_TEST(stream, TCP_NODELAY_is_on_unless_nagle_is_asked_for) {
     CHECK_EQ(getsockopt(plain.fd, IPPROTO_TCP, TCP_KEEPCNT, &value, &length), 0);
     CHECK_EQ(value, 4);
     CHECK_EQ(tepal_transport_set_keep_alive(plain.transport, true, 1u << 31, 0, 0), TEPAL_EINVAL);
+    CHECK_EQ(tepal_transport_set_keep_alive(plain.transport, true, 0, 1u << 31, 0), TEPAL_EINVAL);
+    CHECK_EQ(tepal_transport_set_keep_alive(plain.transport, true, 0, 0, 1u << 31), TEPAL_EINVAL);
+    CHECK_OK(tepal_transport_set_keep_alive(plain.transport, true, 0, 0, 0)); /* what the system has */
     script_close(&plain);
 
     script_open(&other, SCRIPT_TCP);

@@ -77,6 +77,25 @@ TEST(future, an_error_is_copied_with_its_text_address_and_chain) {
     fixture_end(&self);
 }
 
+TEST(future, an_error_is_copied_even_if_all_it_has_is_an_address_or_a_chain) {
+    fixture self;
+    tepal_address address;
+    fixture_start(&self, true);
+    CHECK_OK(tepal_address_parse(&address, "127.0.0.1", 80));
+    const tepal_error first = {.code = TEPAL_EPIPE};
+    const tepal_error errors[] = {{.code = TEPAL_EBUSY, .address = &address}, {.code = TEPAL_EBUSY, .next = &first}};
+    for (int i = 0; i < 2; i++) {
+        tepal_future *future = new_future(&self);
+        CHECK_OK(tepal_future_set_error(future, &errors[i]));
+        const tepal_error *copy = tepal_future_error(future);
+        CHECK_STR(copy->text, tepal_strerror(TEPAL_EBUSY));
+        CHECK_EQ(copy->address != NULL && tepal_address_port(copy->address) == 80, i == 0);
+        CHECK_EQ(copy->next != NULL && copy->next->code == TEPAL_EPIPE, i == 1);
+        tepal_future_unref(future);
+    }
+    fixture_end(&self);
+}
+
 TEST(future, a_code_alone_gets_its_sentence_and_needs_no_memory) {
     fixture self;
 
