@@ -417,7 +417,7 @@ static void stream_ending(tpi_object *object) {
         return;
     }
     if (!(transport->flags & TPI_ENDED)) {
-        const bool is_all_sent = transport->sending == NULL;
+        const bool is_all_sent = tepal_transport_write_buffer_size(transport) == 0; /* in all layers */
         tpi_transport_fail(transport, TEPAL_ECLOSED);
         if (is_all_sent) {
             transport->flags &= ~(uint32_t)TPI_RESET; /* nothing was discarded */

@@ -267,6 +267,27 @@ SCRIPT_TEST(filter_edges, of_a_closing_transport_none_is_popped_and_nothing_is_d
     free(only);
 }
 
+SCRIPT_TEST(filter_edges, what_it_still_holds_when_the_loop_ends_is_no_clean_end_for_the_peer) {
+    for (int holds = 0; holds <= 1; holds++) {
+        script self = {0};
+
+        script_open(&self, SCRIPT_TCP);
+        shim *only = shim_push(&self, 0);
+        only->holds = holds == 1;
+        script_write(&self, 100);
+        settle(self.loop);
+        CHECK_OK(tepal_loop_close(self.loop));
+        if (holds) {
+            script_take_error(&self, ECONNRESET);
+        } else {
+            shim_take(&self, 100, 0);
+            script_take_end(&self);
+        }
+        script_close(&self);
+        free(only);
+    }
+}
+
 /* ---- Established ---- */
 
 static void note_established(tepal_filter *filter) {
