@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """The test runner says the right thing about tests that fail: a runner that misses failures hides everything else."""
 
+import os
 import re
 import subprocess
 import tempfile
@@ -27,11 +28,12 @@ EXPECTED = {
 }
 
 
-def run(*arguments):
+def run(*arguments, environment=None):
     program = BUILD / "tests" / "failing-tests"
     if not program.exists():
         raise Skip("failing-tests is not built")
-    result = subprocess.run([program, *arguments], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    result = subprocess.run([program, *arguments], capture_output=True, text=True, stdin=subprocess.DEVNULL,
+                            env=os.environ | (environment or {}))
     return result.returncode, result.stdout
 
 
@@ -92,10 +94,31 @@ def what_a_test_leaves_is_removed():
     return problems + ([] if "1 passed" in output else [output])
 
 
+def the_first_failure_can_end_the_run():
+    problems = []
+    # The tests run in the order of their file: check_fails first, which fails at once, then hangs, for its second.
+    for arguments, reported in [(["--jobs", "1", "bad/check_fails", "bad/integers", "good"], "bad/check_fails"),
+                                (["--jobs", "2", "bad/hangs", "bad/exits_with_a_status"], "bad/exits_with_a_status")]:
+        status, output = run("--fail-fast", *arguments)
+        failed = re.findall(r"^FAIL  (\S+)", output, flags=re.M)
+        if status != 1 or failed != [reported] or output.splitlines()[-1] != "0 passed, 1 failed, 0 skipped":
+            problems.append(f"{' '.join(arguments)}: status {status}, {output}")
+    return problems
+
+
+def a_limit_for_all_tests_is_kept():
+    # TEST_TIMEOUT lets bad/hangs run for 15 seconds, so that 2 are the limit's.
+    _, below = run("--limit", "2", "--fork", "bad/hangs", environment={"TEST_TIMEOUT": "15"})
+    _, above = run("--limit", "9", "--fork", "bad/hangs")
+    return [output for output, limit in ((below, 2), (above, 1)) if f"timed out after {limit} s" not in output]
+
+
 CHECKS = {
     "the_runner_reports_every_kind_of_failure": every_failure_is_reported,
     "a_prefix_selects_tests": a_prefix_selects_tests,
     "a_single_test_runs_unforked": a_single_test_runs_unforked,
+    "the_first_failure_can_end_the_run": the_first_failure_can_end_the_run,
+    "a_limit_for_all_tests_is_kept": a_limit_for_all_tests_is_kept,
     "what_a_test_leaves_behind_is_removed": what_a_test_leaves_is_removed,
 }
 

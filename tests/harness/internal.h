@@ -42,8 +42,10 @@ typedef struct {
 
 typedef struct {
     int jobs;
+    int limit_s; /* no test gets more seconds; 0: as many as it asks for */
     bool verbose;
     bool no_fork;
+    bool fail_fast;
 } test_options;
 
 /* Which tests to run; what is NULL or 0 selects all. */

@@ -16,11 +16,13 @@ static const char usage[] =
     "  -j, --jobs N       run N tests at once (default: one per processor)\n"
     "  -d, --driver NAME  of the tests that run once per driver, only those on this one\n"
     "  -f, --folder NAME  only those of one folder: unit, conformance, torture\n"
+    "      --limit N      give no test more than N seconds, whatever it asks for\n"
+    "      --fail-fast    end at the first failure; the tests that were running then do not count\n"
     "      --fork         fork even for a single test\n"
     "      --no-fork      run every test in this process\n"
     "  -h, --help         print this\n";
 
-enum { OPTION_FORK = 256, OPTION_NO_FORK };
+enum { OPTION_FORK = 256, OPTION_NO_FORK, OPTION_LIMIT, OPTION_FAIL_FAST };
 
 static const struct option long_options[] = {
     {"list", no_argument, NULL, 'l'},
@@ -28,6 +30,8 @@ static const struct option long_options[] = {
     {"jobs", required_argument, NULL, 'j'},
     {"driver", required_argument, NULL, 'd'},
     {"folder", required_argument, NULL, 'f'},
+    {"limit", required_argument, NULL, OPTION_LIMIT},
+    {"fail-fast", no_argument, NULL, OPTION_FAIL_FAST},
     {"fork", no_argument, NULL, OPTION_FORK},
     {"no-fork", no_argument, NULL, OPTION_NO_FORK},
     {"help", no_argument, NULL, 'h'},
@@ -40,6 +44,16 @@ typedef struct {
     bool list;
     bool always_fork;
 } arguments;
+
+static int number_above_0(const char *option, const char *text) {
+    const int number = atoi(text);
+
+    if (number < 1) {
+        fprintf(stderr, "tests/run: %s wants a number above 0\n", option);
+        exit(2);
+    }
+    return number;
+}
 
 static arguments parse(int argc, char **argv) {
     const long processors = sysconf(_SC_NPROCESSORS_ONLN);
@@ -54,13 +68,19 @@ static arguments parse(int argc, char **argv) {
             result.run.verbose = true;
             break;
         case 'j':
-            result.run.jobs = atoi(optarg);
+            result.run.jobs = number_above_0("--jobs", optarg);
             break;
         case 'd':
             result.selection.driver = optarg;
             break;
         case 'f':
             result.selection.folder = optarg;
+            break;
+        case OPTION_LIMIT:
+            result.run.limit_s = number_above_0("--limit", optarg);
+            break;
+        case OPTION_FAIL_FAST:
+            result.run.fail_fast = true;
             break;
         case OPTION_FORK:
             result.always_fork = true;
@@ -75,10 +95,6 @@ static arguments parse(int argc, char **argv) {
             fputs(usage, stderr);
             exit(2);
         }
-    }
-    if (result.run.jobs < 1) {
-        fputs("tests/run: --jobs wants a number above 0\n", stderr);
-        exit(2);
     }
     result.selection.prefixes = argv + optind;
     result.selection.prefix_count = argc - optind;

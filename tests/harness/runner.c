@@ -32,10 +32,12 @@ typedef struct {
     const test_options *options;
     slot *slots;
     int busy;
+    bool ended; /* by a failure, with --fail-fast: nothing starts any more, and what runs is ended and does not count */
 } runner;
 
-static int time_limit_s(const test_report *report) {
-    return atomic_load(&report->timeout_s) * test_timeout_factor();
+static int time_limit_s(const test_options *options, const test_report *report) {
+    const int asked = atomic_load(&report->timeout_s) * test_timeout_factor();
+    return options->limit_s > 0 && options->limit_s < asked ? options->limit_s : asked;
 }
 
 static void report_reset(test_report *report) {
@@ -114,13 +116,13 @@ static void show_output(int fd) {
 }
 
 /* The outcome, and for everything but a pass the reason in words. */
-static test_outcome judge(const slot *place, int status, char *reason, size_t size) {
+static test_outcome judge(const test_options *options, const slot *place, int status, char *reason, size_t size) {
     const test_outcome claimed = (test_outcome)atomic_load(&place->report->outcome);
 
     if (claimed == TEST_FAILED || claimed == TEST_SKIPPED)
         snprintf(reason, size, "%s", place->report->message);
     if (place->timed_out) {
-        snprintf(reason, size, "timed out after %d s", time_limit_s(place->report));
+        snprintf(reason, size, "timed out after %d s", time_limit_s(options, place->report));
         return TEST_FAILED;
     }
     if (claimed == TEST_FAILED)
@@ -140,9 +142,9 @@ static test_outcome judge(const slot *place, int status, char *reason, size_t si
     return claimed;
 }
 
-static void finish(runner *self, slot *place, int status) {
+static void settle(runner *self, const slot *place, int status) {
     char reason[1100] = "";
-    const test_outcome outcome = judge(place, status, reason, sizeof reason);
+    const test_outcome outcome = judge(self->options, place, status, reason, sizeof reason);
     const double seconds = (double)(test_now_ns() - place->started_ns) / 1e9;
 
     place->item->outcome = outcome;
@@ -156,6 +158,12 @@ static void finish(runner *self, slot *place, int status) {
         printf("PASS  %s (%.2f s)\n", place->item->label, seconds);
     }
     fflush(stdout);
+    self->ended = self->options->fail_fast && outcome == TEST_FAILED;
+}
+
+static void finish(runner *self, slot *place, int status) {
+    if (!self->ended)
+        settle(self, place, status);
     kill(-place->pid, SIGKILL); /* processes that the test left behind */
     test_directory_remove(place->report->directory);
     close(place->output_fd);
@@ -173,8 +181,10 @@ static void reap(runner *self) {
             continue;
         if (waitpid(place->pid, &status, WNOHANG) == place->pid) {
             finish(self, place, status);
-        } else if (!place->timed_out &&
-                   test_now_ns() - place->started_ns > time_limit_s(place->report) * INT64_C(1000000000)) {
+        } else if (self->ended) {
+            kill(-place->pid, SIGKILL);
+        } else if (!place->timed_out && test_now_ns() - place->started_ns >
+                                            time_limit_s(self->options, place->report) * INT64_C(1000000000)) {
             place->timed_out = true;
             kill(-place->pid, SIGKILL);
         }
@@ -215,8 +225,8 @@ void test_run_forked(test_item *items, size_t count, const test_options *options
     sigaddset(&child_signal, SIGCHLD);
     sigprocmask(SIG_BLOCK, &child_signal, NULL);
 
-    for (size_t next = 0; next < count || self.busy > 0;) {
-        while (next < count && may_start(&self, &items[next]))
+    for (size_t next = 0; (next < count && !self.ended) || self.busy > 0;) {
+        while (next < count && !self.ended && may_start(&self, &items[next]))
             start(&self, free_slot(&self), &items[next++]);
         sigtimedwait(&child_signal, NULL, &watchdog_period);
         reap(&self);
