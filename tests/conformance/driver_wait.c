@@ -1,11 +1,10 @@
-/* The driver contract, sentence by sentence: waiting, waking, paused streams, the end of a driver, forks. */
+/* The driver contract, sentence by sentence: waiting, waking, paused streams, the end of a driver. */
 #include "conformance/objects.h"
 
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <sys/socket.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 /* How often a wait that could sleep comes back within this time. */
@@ -228,41 +227,9 @@ TEST_DRIVERS(driver_wait, each_visits_what_is_open_once_and_what_is_closed_never
     }
     driver_close(driver);
     CHECK_EQ(watch.object.kind, 0); /* it has ended with the driver */
+    CHECK_EQ(watch.object.fd, -1);
     close(fds[0]);
     close(fds[1]);
-}
-
-/* Forks */
-
-TEST_DRIVERS(driver_wait, after_fork_both_processes_hear_of_their_own_bytes) {
-    thing self;
-    int status;
-    tpi_driver *driver = driver_open(0, 0);
-    const int peer = thing_adopt(&self, driver, true);
-    thing_read_start(&self);
-    driver_settle(driver);
-    const int child = fork();
-    if (child == 0) {
-        CHECK_OK(driver->ops->after_fork(driver));
-        write_numbers(peer, 0, 10);
-        DRIVER_UNTIL(driver, self.received == 10);
-        driver->ops->wake(driver);
-        driver_turn(driver, -1);
-        thing_close(&self);
-        close(peer);
-        driver_close(driver);
-        CHECK_EQ(test_alloc_live(), 0);
-        _exit(0);
-    }
-    CHECK_EQ(waitpid(child, &status, 0), child);
-    CHECK_EQ(status, 0);
-    /* The child has read its ten; ours come after. Its close took nothing from us. */
-    self.received = 10;
-    write_numbers(peer, 10, 10);
-    DRIVER_UNTIL(driver, self.received == 20);
-    thing_close(&self);
-    close(peer);
-    driver_close(driver);
 }
 
 TEST_DRIVERS(driver_wait, random_numbers_differ) {
