@@ -98,3 +98,28 @@ TEST_DRIVERS(driver_fork, after_fork_both_processes_hear_of_their_own_bytes) {
     close(peer);
     driver_close(driver);
 }
+
+TEST_DRIVERS(driver_fork, after_fork_every_object_is_heard) {
+    thing all[3];
+    int peers[3];
+    tpi_driver *driver = driver_open(0, 0);
+    for (int i = 0; i < 3; i++) {
+        peers[i] = thing_adopt(&all[i], driver, i % 2 == 0);
+        thing_read_start(&all[i]);
+    }
+    const int child = fork();
+    if (child == 0) {
+        CHECK_OK(driver->ops->after_fork(driver));
+        for (int i = 0; i < 3; i++) {
+            write_numbers(peers[i], 0, 10);
+            DRIVER_UNTIL(driver, all[i].received == 10);
+        }
+        _exit(0);
+    }
+    wait_for_child(child);
+    for (int i = 0; i < 3; i++) {
+        thing_close(&all[i]);
+        close(peers[i]);
+    }
+    driver_close(driver);
+}

@@ -215,7 +215,7 @@ uint16_t thing_listen(thing *self, tpi_driver *driver) {
 
     thing_init(self, driver);
     CHECK_OK(tepal_address_parse(&address, "127.0.0.1", 0));
-    CHECK_OK(driver->ops->open(driver, &self->object, TPI_LISTENER, AF_INET));
+    CHECK_EQ(driver->ops->open(driver, &self->object, TPI_LISTENER, AF_INET), 0);
     CHECK_OK(driver->ops->bind(driver, &self->object, &address));
     CHECK_OK(driver->ops->listen(driver, &self->object, 64));
     CHECK_OK(driver->ops->query(driver, &self->object, TPI_QUERY_LOCAL, &address));
