@@ -77,6 +77,25 @@ TEST_DRIVERS(driver_stream, what_is_held_comes_first_though_reading_starts_again
     }
 }
 
+TEST_DRIVERS(driver_stream, what_is_held_is_freed_when_the_stream_is_closed) {
+    tpi_driver *driver = driver_open(0, 0);
+    size_t before = 0;
+    for (int round = 0; round < 3; round++) {
+        thing self;
+        const int peer = thing_adopt(&self, driver, true);
+        before = round == 0 ? test_alloc_live() : before; /* with the table of descriptors */
+        self.use = 5;
+        thing_read_start(&self);
+        write_numbers(peer, 0, 10);
+        DRIVER_UNTIL(driver, self.received == 5);
+        CHECK_GT(test_alloc_live(), before);
+        thing_close(&self);
+        CHECK_EQ(test_alloc_live(), before);
+        close(peer);
+    }
+    driver_close(driver);
+}
+
 TEST_DRIVERS(driver_stream, a_busy_peer_leaves_others_their_turn) {
     enum { BUDGET = 3, BYTES = 4096 };
     thing busy, modest;

@@ -26,7 +26,7 @@ TEST(future, a_value_is_the_futures_until_it_dies) {
 
     fixture_start(&self, true);
     tepal_future *future = new_future(&self);
-    CHECK_OK(tepal_future_set_result(future, &destroyed, count_destroy));
+    CHECK_EQ(tepal_future_set_result(future, &destroyed, count_destroy), 0);
     CHECK_OK(tepal_future_result(future, &value));
     CHECK_OK(tepal_future_result(future, NULL));
     CHECK(value == &destroyed);

@@ -1,6 +1,8 @@
 /* Names: a driver's resolve on a driver that is nothing but a pool, and tepal_loop_getaddrinfo() on every driver. */
 #include <netdb.h>
 #include <sched.h>
+#include <sys/wait.h>
+#include <unistd.h>
 #include "driver/resolve.h"
 #include "unit/future_fixture.h"
 #include "unit/resolver_stub.h"
@@ -178,4 +180,30 @@ TEST_DRIVERS(resolve, a_cancelled_request_frees_what_comes_too_late) {
     tepal_future_unref(future);
     resolver_stub_release();
     fixture_end(&self); /* waits for the thread */
+}
+
+TEST_DRIVERS(resolve, a_forked_child_may_close_the_loop_with_a_request_under_way) {
+    fixture self;
+    tepal_future *future;
+    int status;
+
+    fixture_start(&self, true);
+    CHECK_OK(tepal_loop_getaddrinfo(self.loop, "slow.stub", 80, 0, false, &future));
+    resolver_stub_wait();
+    const pid_t pid = fork();
+    if (pid == 0) {
+        CHECK_OK(tepal_loop_close(self.loop));
+        CHECK_EQ(tepal_future_result(future, NULL), TEPAL_ECANCELED);
+        tepal_future_unref(future);
+        fixture_end(&self);
+        CHECK_EQ(test_alloc_live(), 0);
+        _exit(0);
+    }
+    CHECK_EQ(waitpid(pid, &status, 0), pid);
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    resolver_stub_release();
+    CHECK_OK(tepal_loop_run_until_complete(self.loop, future));
+    CHECK_OK(tepal_future_result(future, NULL));
+    tepal_future_unref(future);
+    fixture_end(&self);
 }
