@@ -168,6 +168,23 @@ TEST_DRIVERS(resolve, malformed_names_are_refused) {
     fixture_end(&self);
 }
 
+TEST_DRIVERS(resolve, a_request_is_refused_if_memory_is_short_and_leaves_nothing) {
+    fixture self;
+    tepal_future *future = NULL;
+
+    fixture_start(&self, true);
+    const size_t before = test_alloc_live();
+    for (size_t n = 1; n <= 2; n++) { /* the future, and the table of threads */
+        test_alloc_fail_at(n, false);
+        CHECK_EQ(tepal_loop_getaddrinfo(self.loop, "list.stub", 80, 0, false, &future), TEPAL_ENOMEM);
+        CHECK(future == NULL);
+        CHECK_EQ(test_alloc_live(), before);
+    }
+    test_alloc_fail_at(0, false);
+    tepal_future_unref(resolve(&self, "list.stub", 0, false));
+    fixture_end(&self);
+}
+
 TEST_DRIVERS(resolve, a_cancelled_request_frees_what_comes_too_late) {
     fixture self;
     tepal_future *future;
