@@ -102,6 +102,7 @@ TEST_DRIVERS(debug, a_slow_callback_is_reported_with_the_place_that_scheduled_it
     CHECK(strstr(seen.text, "a callback took ") != NULL);
     CHECK(strstr(seen.text, "tepal-tests") != NULL); /* the file to ask addr2line about */
     CHECK(strstr(seen.text, "+0x") != NULL);
+    CHECK(strstr(seen.text, "null") == NULL); /* without a symbol's name there is the file's */
 
     CHECK_OK(tepal_loop_call_later(loop, 0, note_first, "a", NULL));
     loop_settle(loop);
@@ -240,7 +241,9 @@ TEST_DRIVERS(debug, the_counters_fit_a_smaller_and_a_larger_struct) {
     CHECK_OK(tepal_loop_get_stats(loop, &larger.known));
     CHECK_EQ(larger.known.turns, 1);
     CHECK_EQ(larger.known.size, sizeof larger);
-    smaller.size = 1;
+    smaller.size = sizeof smaller.size; /* as small as it can be: no counter is asked for */
+    CHECK_EQ(tepal_loop_get_stats(loop, &smaller), 0);
+    smaller.size = sizeof smaller.size - 1;
     CHECK_EQ(tepal_loop_get_stats(loop, &smaller), TEPAL_EINVAL);
     loop_end(loop);
 }

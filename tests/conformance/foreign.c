@@ -1,5 +1,6 @@
 /* A foreign loop drives Tepal: a plain poll(2) loop, and libuv's. */
 #include "conformance/loops.h"
+#include "conformance/script.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -135,6 +136,19 @@ TEST_DRIVERS(foreign, prepare_says_how_long_to_wait) {
     CHECK_OK(tepal_loop_step(loop, 0));
     CHECK_STR(loop_log, "a");
     loop_end(loop);
+}
+
+TEST_DRIVERS(foreign, what_is_written_between_turns_leaves_before_the_foreign_loop_waits) {
+    script self = {0};
+    int64_t timeout_ns;
+    NEEDS_SENDS_AT_ONCE();
+    script_open(&self, SCRIPT_TCP);
+    script_write(&self, 100);
+    CHECK_OK(tepal_loop_prepare(self.loop, &timeout_ns));
+    test_poll(self.peer, POLLIN);
+    CHECK_EQ(script_take(&self), 0);
+    CHECK_EQ(self.taken, 100);
+    script_close(&self);
 }
 
 #ifdef HAVE_LIBUV

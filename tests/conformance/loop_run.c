@@ -2,6 +2,7 @@
 #include "conformance/loops.h"
 
 #include <pthread.h>
+#include <semaphore.h>
 #include <stdlib.h>
 
 /* Making it */
@@ -264,6 +265,39 @@ TEST_DRIVERS(loop_close, works_and_timers_hear_of_it_once_and_callbacks_vanish) 
     loop_end(loop);
     CHECK_EQ(strlen(loop_log), 60);
     CHECK_EQ(strspn(loop_log, "C"), 60);
+}
+
+typedef struct partner {
+    tepal_work work; /* first */
+    sem_t began, gate;
+} partner;
+
+static void open_gate(tepal_work *work, int status) {
+    CHECK_EQ(status, TEPAL_ECLOSED);
+    sem_post(&((partner *)work)->gate);
+}
+
+static int wait_at_gate(void *argument, void **value) {
+    partner *self = argument;
+    (void)value;
+    sem_post(&self->began);
+    while (sem_wait(&self->gate) != 0) {
+    }
+    return 0;
+}
+
+TEST_DRIVERS(loop_close, works_hear_of_it_before_it_waits_for_a_thread_that_waits_for_them) {
+    partner self = {.work.run = open_gate};
+    tepal_loop *loop = LOOP(.debug = true);
+    tepal_future *future;
+    sem_init(&self.began, 0, 0);
+    sem_init(&self.gate, 0, 0);
+    CHECK_OK(tepal_loop_run_in_executor(loop, wait_at_gate, &self, NULL, &future));
+    while (sem_wait(&self.began) != 0) {
+    }
+    CHECK_OK(tepal_loop_post(loop, &self.work));
+    loop_end(loop);
+    tepal_future_unref(future);
 }
 
 typedef struct stubborn {
