@@ -39,21 +39,27 @@ static void run_a(void *argument) {
 }
 
 TEST_DRIVERS(loop_order, drain_runs_a_and_b_before_the_io_that_waits) {
-    scene self;
-    open_scene(&self, LOOP(.order = TEPAL_ORDER_DRAIN));
-    CHECK_OK(tepal_loop_call_soon(self.loop, run_a, &self, NULL));
-    TURN_UNTIL(self.loop, strlen(loop_log) == 3);
-    CHECK_STR(loop_log, "ABi");
-    close_scene(&self);
+    for (int debug = 0; debug < 2; debug++) {
+        scene self;
+        open_scene(&self, LOOP(.order = TEPAL_ORDER_DRAIN, .debug = debug != 0, .slow_callback_ns = -1));
+        loop_log_clear();
+        CHECK_OK(tepal_loop_call_soon(self.loop, run_a, &self, NULL));
+        TURN_UNTIL(self.loop, strlen(loop_log) == 3);
+        CHECK_STR(loop_log, "ABi");
+        close_scene(&self);
+    }
 }
 
 TEST_DRIVERS(loop_order, snapshot_runs_the_io_between_a_and_b) {
-    scene self;
-    open_scene(&self, LOOP(.order = TEPAL_ORDER_SNAPSHOT));
-    CHECK_OK(tepal_loop_call_soon(self.loop, run_a, &self, NULL));
-    TURN_UNTIL(self.loop, strlen(loop_log) == 3);
-    CHECK_STR(loop_log, "AiB");
-    close_scene(&self);
+    for (int debug = 0; debug < 2; debug++) {
+        scene self;
+        open_scene(&self, LOOP(.order = TEPAL_ORDER_SNAPSHOT, .debug = debug != 0, .slow_callback_ns = -1));
+        loop_log_clear();
+        CHECK_OK(tepal_loop_call_soon(self.loop, run_a, &self, NULL));
+        TURN_UNTIL(self.loop, strlen(loop_log) == 3);
+        CHECK_STR(loop_log, "AiB");
+        close_scene(&self);
+    }
 }
 
 TEST_DRIVERS(loop_order, the_default_is_snapshot) {

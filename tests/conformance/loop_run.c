@@ -286,6 +286,11 @@ static int wait_at_gate(void *argument, void **value) {
     return 0;
 }
 
+static void never(tepal_future *future, void *argument) {
+    (void)argument;
+    test_fail(__FILE__, __LINE__, "a callback of %p on a loop that is closing", (void *)future);
+}
+
 TEST_DRIVERS(loop_close, works_hear_of_it_before_it_waits_for_a_thread_that_waits_for_them) {
     partner self = {.work.run = open_gate};
     tepal_loop *loop = LOOP(.debug = true);
@@ -295,8 +300,10 @@ TEST_DRIVERS(loop_close, works_hear_of_it_before_it_waits_for_a_thread_that_wait
     CHECK_OK(tepal_loop_run_in_executor(loop, wait_at_gate, &self, NULL, &future));
     while (sem_wait(&self.began) != 0) {
     }
+    CHECK_OK(tepal_future_add_done_callback(future, never, NULL));
     CHECK_OK(tepal_loop_post(loop, &self.work));
     loop_end(loop);
+    CHECK_OK(tepal_future_result(future, NULL));
     tepal_future_unref(future);
 }
 

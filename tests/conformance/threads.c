@@ -175,6 +175,28 @@ TEST_DRIVERS(threads, call_soon_and_posts_that_happened_before_share_one_order) 
     }
 }
 
+static void note_four(tepal_work *work, int status) {
+    (void)work;
+    CHECK_OK(status);
+    loop_note('4');
+}
+
+TEST_DRIVERS(threads, works_and_posts_that_happened_before_share_one_order) {
+    for (int order = TEPAL_ORDER_SNAPSHOT; order <= TEPAL_ORDER_DRAIN; order++) {
+        tepal_loop *loop = LOOP(.order = (tepal_order)order);
+        tepal_work work = {.run = note_four};
+        pthread_t thread;
+        loop_log_clear();
+        CHECK_OK(tepal_loop_call_soon(loop, note_first, "1", NULL));
+        CHECK_EQ(pthread_create(&thread, NULL, post_two, loop), 0);
+        pthread_join(thread, NULL);
+        CHECK_OK(tepal_loop_post(loop, &work));
+        loop_settle(loop);
+        CHECK_STR(loop_log, "1234");
+        loop_end(loop);
+    }
+}
+
 /* A work may be posted again from run, and from anywhere once it has run. */
 
 typedef struct ping {
