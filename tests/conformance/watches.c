@@ -291,6 +291,26 @@ TEST_DRIVERS(watches, a_start_after_the_number_was_reused_registers_anew) {
     close(again[1]);
 }
 
+TEST_DRIVERS(watches, bytes_that_no_reader_wants_any_more_wake_nobody) {
+    int fds[2];
+    tepal_loop *loop = LOOP(.debug = true);
+    test_socketpair(fds);
+    CHECK_OK(tepal_loop_add_reader(loop, fds[0], note_first, "r"));
+    CHECK_OK(tepal_loop_add_writer(loop, fds[0], note_first, "w"));
+    test_write_all(fds[1], "x", 1);
+    CHECK_EQ(tepal_loop_remove_reader(loop, fds[0]), 1);
+    CHECK_EQ(tepal_loop_remove_writer(loop, fds[0]), 1);
+    loop_settle(loop);
+    const uint64_t turns = loop_stats(loop).turns;
+    CHECK_OK(tepal_loop_call_later(loop, TEPAL_MS(20), stop_loop, loop, NULL));
+    CHECK_OK(tepal_loop_run_forever(loop));
+    CHECK_LE(loop_stats(loop).turns - turns, 4);
+    CHECK_STR(loop_log, "");
+    loop_end(loop);
+    close(fds[0]);
+    close(fds[1]);
+}
+
 TEST_DRIVERS(watches, a_reader_may_be_removed_after_its_descriptor_was_closed) {
     int fds[2];
     tepal_loop *loop = LOOP(.debug = true);
