@@ -249,3 +249,49 @@ SCRIPT_TEST(filter_inside, what_it_adds_does_not_cut_a_write_of_many_pieces_in_t
     script_close(&self);
     free(only);
 }
+
+static int deliveries;
+
+static int64_t count_and_pass(tepal_filter *filter, const void *data, size_t length) {
+    deliveries++;
+    return tepal_filter_up_received(filter, data, length);
+}
+
+SCRIPT_TEST(filter_inside, one_pushed_while_reading_is_paused_is_given_nothing_before_it_resumes) {
+    script self = {0};
+    const tepal_filter_type type = {.size = sizeof type, .received = count_and_pass};
+    tepal_filter only = {.type = &type};
+
+    deliveries = 0;
+    script_open(&self, SCRIPT_TCP);
+    script_pause(&self);
+    CHECK_OK(tepal_transport_push_filter(self.transport, &only, NULL));
+    script_feed(&self, 1000);
+    settle(self.loop);
+    CHECK_EQ(deliveries, 0);
+    script_resume(&self);
+    RUN_UNTIL(self.loop, self.received == 1000);
+    CHECK_GT(deliveries, 0);
+    script_close(&self);
+}
+
+SCRIPT_TEST(filter_inside, the_pause_of_one_that_is_popped_goes_with_it) {
+    script self = {0};
+    tepal_filter_type pausing = shim_type;
+
+    pausing.received = pass_and_pause;
+    script_open(&self, SCRIPT_TCP);
+    shim *lower = shim_push(&self, 0), *upper = shim_new(&self, 0);
+    upper->filter.type = &pausing;
+    CHECK_OK(tepal_transport_push_filter(self.transport, &upper->filter, NULL));
+    script_feed(&self, 1000);
+    RUN_UNTIL(self.loop, self.received == 1000);
+    script_feed(&self, 1000);
+    settle(self.loop);
+    CHECK_EQ(self.received, 1000);
+    CHECK_OK(tepal_transport_pop_filter(self.transport, &upper->filter));
+    RUN_UNTIL(self.loop, self.received == 2000);
+    script_close(&self);
+    free(lower);
+    free(upper);
+}
