@@ -194,6 +194,26 @@ TEST_DRIVERS(server, refuses_options_that_make_no_sense) {
     peers_close(&all);
 }
 
+/* 0.0.0.0 takes in 127.0.0.1, so that one port for both cannot be had, however often another one is chosen. */
+TEST_DRIVERS(server, addresses_that_cannot_share_a_port_get_one_each_and_no_attempt_is_left_open) {
+    const char *const hosts[] = {"127.0.0.1", "0.0.0.0"};
+    peers all = {.echo = true};
+    tepal_server *server;
+    peers_open(&all);
+    const int descriptors = test_fd_count();
+    CHECK_OK(listen_on(
+        &all, TEPAL_OPTIONS(tepal_server_options, .hosts = hosts, .host_count = 2, .no_reuse_address = true), &server));
+    CHECK_EQ(tepal_server_socket_count(server), 2);
+    CHECK_NE(server_port(server, 0), server_port(server, 1));
+    peers_settle(&all);
+    CHECK_EQ(test_fd_count(), descriptors + 2);
+    check_echo(&all, plain_dial("127.0.0.1", server_port(server, 0)));
+    check_echo(&all, plain_dial("127.0.0.1", server_port(server, 1)));
+    tepal_server_close(server);
+    tepal_server_unref(server);
+    peers_close(&all);
+}
+
 TEST_DRIVERS(server, an_address_in_use_is_an_error_unless_the_port_is_shared) {
     const char *const hosts[] = {"127.0.0.1"};
     peers all = {.echo = true};
