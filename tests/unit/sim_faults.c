@@ -409,6 +409,7 @@ static uint64_t run_with_chance(uint64_t seed, char **trace) {
 }
 
 TEST(sim_faults, a_thousand_seeds_give_the_same_trace_to_the_byte_when_run_again) {
+    test_set_timeout(120);
     const uint64_t count = test_is_slow_build() ? 50 : 1000;
     uint64_t different = 0, last = 0;
     for (uint64_t seed = 1; seed <= count; seed++) {
