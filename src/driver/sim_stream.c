@@ -94,6 +94,9 @@ size_t tpi_sim_stream_read(tpi_sim_socket *socket, uint8_t *to, size_t size) {
     if (size > socket->arrived) {
         size = socket->arrived;
     }
+    if (size == 0) {
+        return 0;
+    }
     memcpy(to, socket->bytes + socket->start, size);
     socket->start += size;
     socket->count -= size;

@@ -130,9 +130,10 @@ TEST(sim, the_programs_check_runs_after_each_turn_and_ends_the_run) {
     tepal_loop *loop;
     int turns = 3;
     CHECK_OK(tepal_sim_new(&sim, TEPAL_OPTIONS(tepal_sim_options, .check = say_no, .argument = &turns)));
+    network net = {.sim = sim};
     CHECK_OK(tepal_sim_add_host(sim, "a", NULL, &loop));
     for (int i = 1; i < 10; i++) {
-        CHECK_OK(tepal_loop_call_later(loop, TEPAL_SEC(i), note_time, &(network){.sim = sim}, NULL));
+        CHECK_OK(tepal_loop_call_later(loop, TEPAL_SEC(i), note_time, &net, NULL));
     }
     CHECK_EQ(tepal_sim_run(sim, -1), TEPAL_ERROR(TEPAL_DOMAIN_USER, 7));
     CHECK_EQ(turns, -1);
