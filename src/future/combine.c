@@ -21,7 +21,7 @@ typedef struct limited {
 } limited;
 
 static void follower_finalize(tepal_future *future) {
-    tepal_future_unref(((follower *)future)->waiter.awaited);
+    tpi_future_let_go(((follower *)future)->waiter.awaited);
 }
 
 static void follower_ended(tepal_future *future) {
@@ -55,7 +55,7 @@ static int follower_new(tepal_future *future, const tpi_future_type *type, size_
     }
     tpi_waiter *waiter = &((follower *)*made)->waiter;
     tepal_future_ref(*made);
-    waiter->awaited = tepal_future_ref(future);
+    waiter->awaited = tpi_future_keep(future);
     if (future->state == TPI_FUTURE_PENDING) {
         tpi_waiter_add(waiter, future, *made, follow);
     } else {
@@ -129,7 +129,7 @@ static void group_ended(tepal_future *future) {
 static void group_finalize(tepal_future *future) {
     group *self = (group *)future;
     for (size_t i = 0; i < self->count; i++) {
-        tepal_future_unref(self->members[i]);
+        tpi_future_let_go(self->members[i]);
     }
 }
 
@@ -198,7 +198,7 @@ static int group_new(tepal_loop *loop, const tpi_future_type *type, tepal_future
     self->count = self->left = count;
     self->members = (tepal_future **)(void *)&self->waiters[count];
     for (size_t i = 0; i < count; i++) {
-        self->members[i] = tepal_future_ref(futures[i]);
+        self->members[i] = tpi_future_keep(futures[i]);
         self->waiters[i] = (tpi_waiter){.awaited = futures[i], .owner = outer};
     }
     *made = self;

@@ -170,7 +170,6 @@ void tpi_waiter_add(tpi_waiter *waiter, tepal_future *awaited, tepal_future *own
         first->previous->next = waiter;
         first->previous = waiter;
     }
-    awaited->waiter_count++;
 }
 
 void tpi_waiter_remove(tpi_waiter *waiter) {
@@ -189,7 +188,6 @@ void tpi_waiter_remove(tpi_waiter *waiter) {
         }
     }
     waiter->next = waiter->previous = NULL;
-    awaited->waiter_count--;
 }
 
 /* ---- Completing ---- */
@@ -416,8 +414,21 @@ void tepal_future_unref(tepal_future *future) {
     (void)tpi_future_check_thread(future); /* reports; what else could be done about it */
     if (--future->references == 0) {
         die(future);
-    } else if (future->state == TPI_FUTURE_PENDING && future->references == future->waiter_count) {
-        /* Only futures that wait for it are left: nobody can complete it. As cancelled it lets them, and itself, go. */
+    } else if (future->state == TPI_FUTURE_PENDING && future->references == future->kept) {
+        /*
+         * Only combinations are left: nobody can complete it. As cancelled it lets those that wait for it, and itself,
+         * go. One that has ended counts too: it may be a member of one that waits, which would wait for ever.
+         */
         tpi_future_end_canceled(future);
     }
+}
+
+tepal_future *tpi_future_keep(tepal_future *future) {
+    future->kept++;
+    return tepal_future_ref(future);
+}
+
+void tpi_future_let_go(tepal_future *future) {
+    future->kept--;
+    tepal_future_unref(future);
 }

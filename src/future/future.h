@@ -38,7 +38,7 @@ struct tpi_done_callback {
     const void *place; /* where it was added, for debug mode's reports */
 };
 
-/* Those of a future form a ring, oldest first. Each holds a reference to awaited, from before it is added. */
+/* Those of a future form a ring, oldest first. Each keeps awaited (tpi_future_keep), from before it is added. */
 struct tpi_waiter {
     tpi_waiter *next, *previous; /* NULL: not added */
     tepal_future *awaited;
@@ -50,7 +50,7 @@ struct tepal_future {
     tepal_loop *loop;
     const tpi_future_type *type; /* NULL: a plain one */
     uint32_t references;
-    uint32_t waiter_count; /* the references among them that waiters on the ring hold */
+    uint32_t kept; /* the references among them that combinations hold, whether they still wait for it or have ended */
     uint8_t state;
     bool retrieved;      /* somebody looked at the error */
     bool error_is_brief; /* the error is brief, below, and needed no memory */
@@ -76,7 +76,14 @@ struct tepal_future {
 /* A pending future at the head of a zeroed struct of size bytes, with one reference. Returns as tepal_future_new(). */
 int tpi_future_create(tepal_loop *loop, size_t size, const tpi_future_type *type, tepal_future **future);
 
-/* Be told when awaited is done. It is pending; owner gives a reference to it. Takes no memory. */
+/*
+ * A reference for a combination, and its end. A future that nobody else refers to can be completed by nobody, and is
+ * cancelled.
+ */
+tepal_future *tpi_future_keep(tepal_future *future);
+void tpi_future_let_go(tepal_future *future);
+
+/* Be told when awaited is done. It is pending, and owner keeps it. Takes no memory. */
 void tpi_waiter_add(tpi_waiter *waiter, tepal_future *awaited, tepal_future *owner, void (*done)(tpi_waiter *waiter));
 
 /* Stop being told, if the waiter is on a ring. The reference stays owner's. */

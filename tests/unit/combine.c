@@ -173,7 +173,7 @@ TEST(combine, what_is_done_holds_on_to_nothing_in_members_that_go_on) {
     CHECK(tepal_future_cancel(made[2]));
     CHECK_OK(tepal_future_set_code(members[1], TEPAL_EPIPE)); /* ends the other two */
     unref_all(made, 3);
-    CHECK_EQ(members[0]->waiter_count + members[2]->waiter_count, 0);
+    CHECK_EQ(members[0]->kept + members[2]->kept, 0);
     CHECK_OK(tepal_future_set_result(members[0], NULL, NULL));
     CHECK_OK(tepal_future_set_result(members[2], NULL, NULL));
     unref_all(members, 3);
@@ -315,6 +315,27 @@ TEST(combine, a_member_that_nobody_can_complete_any_more_is_cancelled) {
     tepal_future_unref(limited);
     CHECK(!tepal_future_is_done(outer));
     tepal_future_unref(future);
+    CHECK_EQ(tepal_future_result(outer, NULL), TEPAL_ECANCELED);
+    tepal_future_unref(outer);
+    fixture_end(&self);
+}
+
+/* It kept the member, which the other waited for, which kept it: nobody would ever have let go. */
+TEST(combine, a_combination_that_has_ended_completes_no_member_either) {
+    fixture self;
+    tepal_future *first, *outer, *members[2];
+
+    fixture_start(&self, true);
+    members[0] = new_future(&self);
+    members[1] = new_future(&self);
+    CHECK_OK(tepal_future_first(self.loop, members, 2, &first));
+    CHECK_OK(tepal_future_set_result(members[0], NULL, NULL));
+    CHECK(tepal_future_is_done(first));
+    CHECK_OK(tepal_future_gather(self.loop, (tepal_future *const[]){first, members[1]}, 2, &outer));
+    tepal_future_unref(first);
+    tepal_future_unref(members[0]);
+    CHECK(!tepal_future_is_done(outer));
+    tepal_future_unref(members[1]);
     CHECK_EQ(tepal_future_result(outer, NULL), TEPAL_ECANCELED);
     tepal_future_unref(outer);
     fixture_end(&self);
