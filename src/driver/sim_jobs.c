@@ -18,10 +18,12 @@ static void add_due(tpi_sim_driver *self, tpi_job *job) {
     self->driver.backlog = true;
 }
 
+/* The host may have been started anew since: its driver is not the one that the job was given to. */
 void tpi_sim_job_event(tepal_sim *sim, tpi_sim_event *event) {
     (void)sim;
-    if (event->job != NULL && event->host->driver != NULL) {
-        add_due(event->host->driver, event->job);
+    tpi_sim_driver *driver = event->job == NULL ? NULL : tpi_sim_driver_of(event->job->driver);
+    if (driver != NULL && !driver->crashed) {
+        add_due(driver, event->job);
     }
 }
 
