@@ -350,6 +350,7 @@ static bool linger(tepal_transport *transport) {
     int64_t limit_ns =
         transport->extras == NULL || transport->extras->linger_ns == 0 ? TPI_LINGER_NS : transport->extras->linger_ns;
     if (transport->code != 0 || transport->flags & TPI_RESET || !(transport->flags & TPI_HAS_SENT) || limit_ns < 0 ||
+        transport->object.sending != NULL || /* aborted while it was sending: closing cancels that */
         ops(transport)->query(transport->loop->driver, &transport->object, TPI_QUERY_UNREAD, &unread) < 0 ||
         unread == 0) {
         return false;
