@@ -214,7 +214,7 @@ static int check(void *argument) {
     for (const program_end *one = self->ends; one != NULL; one = one->next) {
         end_check(one);
     }
-    return 0;
+    return self->is_calm || self->turns < self->most_turns ? 0 : PROGRAM_IS_TIRED;
 }
 
 typedef struct trace {
@@ -244,8 +244,8 @@ static void traced(void *argument, const char *line) {
 /* The run ended: with the time, with nothing left, or by what was allowed to end it. */
 static int run(random_program *self, int64_t limit_ns) {
     const int code = tepal_sim_run(self->sim, limit_ns);
-    const bool allowed =
-        code >= 0 || (self->interrupted < 0 && code == self->interrupted) || (self->starves && code == TEPAL_ENOMEM);
+    const bool allowed = code >= 0 || (self->interrupted < 0 && code == self->interrupted) ||
+                         (self->starves && code == TEPAL_ENOMEM) || (!self->is_calm && code == PROGRAM_IS_TIRED);
 
     EXPECT_EQ(self, self->calls, 0);
     EXPECT(self, self->running == NULL);
@@ -262,6 +262,7 @@ static void choose(random_program *self) {
     self->most_bytes = sizes[size];
     self->bytes_left = 40 * self->most_bytes < 100000 ? 40 * self->most_bytes : 100000;
     self->names = 1 + (int)below(self, MOST_NAMES);
+    self->most_turns = 3000;
     self->acts_left = 50 + (int)below(self, 400);
     self->has_faults = !chance(self, 3);
     self->enabled = (uint32_t)tepal_sim_random(self->sim);
@@ -288,7 +289,7 @@ static program_node *choose_node(random_program *self) {
 static void live(random_program *self) {
     const int64_t slice_ns = chance(self, 2) ? TEPAL_MS(1) : chance(self, 2) ? TEPAL_MS(100) : TEPAL_SEC(5);
 
-    for (int i = 0; i < 60 && self->acts_left > 0; i++) {
+    for (int i = 0; i < 60 && self->acts_left > 0 && self->turns < self->most_turns; i++) {
         program_node *one = choose_node(self);
         if (one != NULL) {
             act_now(one, NULL, false);

@@ -101,6 +101,8 @@ void end_write_some(program_end *self, size_t length);
 void end_take_pipe(program_end *self);
 /* A pipe is over; its future is done. */
 void end_pipe_done(tracked *pipe);
+/* It may be over without its callback having run. */
+void end_look_at_pipes(program_end *self);
 /* What the model knows of it, after a turn; and at the very end. */
 void end_check(const program_end *self);
 void end_check_last(const program_end *self);
@@ -201,12 +203,16 @@ struct random_program {
     size_t bytes_left;
     size_t most_bytes; /* of a write */
     uint64_t turns;
+    uint64_t most_turns; /* that it may take until it is stopped */
     bool is_calm; /* no more acts */
     bool has_faults, starves /* of memory */;
     uint32_t enabled; /* faults of scripts */
     bool acts[64];    /* by the table: those of this seed */
     tepal_loop_options loop_options;
 };
+
+/* The code with which a run ends that has taken its turns: pipes may go round in circles. */
+#define PROGRAM_IS_TIRED TEPAL_ERROR(TEPAL_DOMAIN_USER, 998)
 
 /* The counts of each act over all seeds of this process. */
 extern uint64_t act_counts[64];

@@ -313,7 +313,7 @@ static void act_drain(program_node *node, program_end *self) {
         EXPECT(node->program, !was_lost);
         track(node, future, IS_DRAIN)->end = self;
     } else {
-        EXPECT(node->program, end_is_closing(self) ? code == TEPAL_ECLOSED : !worked(node->program, code));
+        EXPECT(node->program, (code == TEPAL_ECLOSED && end_is_closing(self)) || !worked(node->program, code));
     }
 }
 
@@ -463,6 +463,9 @@ static void act_once(program_node *node, program_end *end, bool inside) {
         const unsigned weight = may_do(program, i, end, inside) ? table[i].weight : 0;
         if (left < weight) {
             act_counts[i]++;
+            if ((table[i].flags & ON_END) != 0) {
+                end_look_at_pipes(end);
+            }
             table[i].run(node, end);
             return;
         }

@@ -229,7 +229,7 @@ void end_pipe_done(tracked *pipe) {
 }
 
 /* A pipe may have ended without its callback having run. */
-static void look_at_pipes(program_end *self) {
+void end_look_at_pipes(program_end *self) {
     if (self->reads != NULL && tepal_future_is_done(self->reads->future)) {
         end_pipe_done(self->reads);
     }
@@ -247,7 +247,7 @@ static const program_node *told(program_end *self, tepal_protocol *protocol, boo
     EXPECT(program, self->made);
     EXPECT(program, !self->lost);
     EXPECT(program, protocol == &self->faces[self->current].protocol);
-    look_at_pipes(self);
+    end_look_at_pipes(self);
     return before;
 }
 
