@@ -289,6 +289,9 @@ static void connection_fails(tpi_sim_socket *socket, int error) {
     if (socket->object != NULL && socket->object->sending != NULL) {
         tpi_sim_list(socket);
     }
+    if (error == ETIMEDOUT && socket->peer != NULL && socket->peer->unread > 0) {
+        tpi_sim_stream_reset(socket); /* the peer goes on asking for room, and is answered so once it is heard */
+    }
     tpi_sim_sever(socket);
 }
 
