@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+enum { SECONDS_OF_A_SEED = 120 }; /* one that takes longer hangs; most take a thousandth of one */
+
 static const char *const names[MOST_NAMES] = {"a", "b", "c", "d"};
 
 /* ---- Chance, and failing ---- */
@@ -57,6 +59,7 @@ static void crashed(int number) {
 void __sanitizer_set_death_callback(void (*callback)(void)) __attribute__((weak));
 
 static void watch_for_crashes(void) {
+    (void)signal(SIGALRM, crashed);
     if (__sanitizer_set_death_callback != NULL) {
         __sanitizer_set_death_callback(tell_seed);
         return;
@@ -157,7 +160,7 @@ static void check_end_of_node(const program_node *self) {
     for (const program_end *one = program->ends; one != NULL; one = one->next) {
         if (one->node == self) {
             EXPECT_EQ(program, one->made, one->lost);
-            EXPECT_EQ(program, one->filters, 0);
+            EXPECT_EQ(program, one->layers, 0);
             EXPECT(program, one->feeder == NULL || !one->feeder->is_registered);
         }
     }
@@ -304,15 +307,23 @@ static void live(random_program *self) {
     self->is_calm = true;
 }
 
-/* No more faults: what has a deadline meets it, and nothing is left. */
-static void calm(random_program *self) {
+static void stop_faults(random_program *self) {
     shortage.rate = 0;
     EXPECT_EQ(self, tepal_sim_fault(self->sim, "calm"), 0);
+}
+
+static void close_ends(random_program *self) {
     for (program_end *one = self->ends; one != NULL; one = one->next) {
         if (one->made && node_is_up(one->node)) {
+            end_open_gates(one);
             end_close(one);
         }
     }
+}
+
+/* Everything is told to end: what has a deadline meets it, and nothing is left. */
+static void calm(random_program *self) {
+    close_ends(self);
     for (program_place *one = self->places; one != NULL; one = one->next) {
         if (one->server != NULL && node_is_up(one->node)) {
             place_close(one);
@@ -321,6 +332,36 @@ static void calm(random_program *self) {
     for (int i = 0; i < self->node_count; i++) {
         if (node_is_up(&self->nodes[i])) {
             node_calm(&self->nodes[i]);
+        }
+    }
+}
+
+static bool is_quiet(random_program *self) {
+    const int64_t limit_ns = tepal_sim_time(self->sim) + TEPAL_SEC(86400);
+
+    for (int i = 0; i < 100; i++) { /* each interruption that was still under way ends a run */
+        const int code = run(self, -1);
+        if (code >= 0) {
+            return code == 0 && tepal_sim_time(self->sim) <= limit_ns;
+        }
+    }
+    return false;
+}
+
+/* A server that is still there serves again, whatever it has run out of before. */
+static void check_servers_serve(random_program *self) {
+    for (program_place *one = self->places; one != NULL; one = one->next) {
+        if (one->server != NULL && !one->is_closed && node_is_up(one->node)) {
+            place_probe(one);
+        }
+    }
+    if (!is_quiet(self)) {
+        program_fail(self, __FILE__, __LINE__, "it is never quiet");
+    }
+    for (const program_place *one = self->places; one != NULL; one = one->next) {
+        if (one->probe != NULL && !one->probe->made) {
+            program_fail(self, __FILE__, __LINE__, "a server of %s (port %d, path %s) does not serve any more",
+                         names[one->node->name], one->port, one->path);
         }
     }
 }
@@ -343,21 +384,9 @@ static void check_nothing_left(random_program *self) {
         EXPECT_EQ(self, stats.transports, 0);
         EXPECT(self, node->calls == NULL);
         for (const tracked *one = node->futures; one != NULL; one = one->next) {
-            EXPECT(self, one->is_told);
+            EXPECT(self, tepal_future_is_done(one->future) && (one->is_told || one->is_deaf));
         }
     }
-}
-
-static bool is_quiet(random_program *self) {
-    const int64_t limit_ns = tepal_sim_time(self->sim) + TEPAL_SEC(86400);
-
-    for (int i = 0; i < 100; i++) { /* each interruption that was still under way ends a run */
-        const int code = run(self, -1);
-        if (code >= 0) {
-            return code == 0 && tepal_sim_time(self->sim) <= limit_ns;
-        }
-    }
-    return false;
 }
 
 /*
@@ -379,6 +408,11 @@ static void end_stuck(random_program *self) {
 
 /* What was connecting may have been made meanwhile; another round closes that too. */
 static void end_lively(random_program *self) {
+    stop_faults(self);
+    close_ends(self);
+    if (chance(self, 2)) {
+        check_servers_serve(self);
+    }
     for (int i = 0; i < 4; i++) {
         calm(self);
         if (!is_quiet(self)) {
@@ -437,6 +471,7 @@ void program_run(uint64_t number, program_result *result) {
 
     current_seed = number;
     watch_for_crashes();
+    (void)alarm(SECONDS_OF_A_SEED);
     made->trace.is_printed = getenv("TEST_TRACE") != NULL;
     CHECK_OK(tepal_sim_new(&self->sim, TEPAL_OPTIONS(tepal_sim_options, .seed = number, .unchecked = number % 3 == 0,
                                                      .check = check, .trace = traced, .argument = made,
@@ -452,6 +487,7 @@ void program_run(uint64_t number, program_result *result) {
     give_back(self);
     EXPECT_EQ(self, tepal_sim_get_stats(self->sim, &stats), 0);
     tepal_sim_free(self->sim);
+    (void)alarm(0);
     CHECK_EQ(test_alloc_live(), 0);
     *result = (program_result){
         .trace = made->trace.hash, .length = made->trace.length, .hash = stats.hash, .events = stats.events};

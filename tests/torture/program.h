@@ -3,6 +3,8 @@
  *
  *   program.c            hosts, the check after each turn, how a seed begins and ends
  *   program_ends.c       the two ends of connections: what each must be told, and what it must never be
+ *   program_writes.c     what an end writes
+ *   program_filters.c    filters, and acts with them
  *   program_acts.c       the table of acts, and those on a connection's end
  *   program_calls.c      acts on a host: callbacks, timers, futures, work for the executor
  *   program_places.c     acts on a host: servers, connecting, hosts that end
@@ -31,6 +33,7 @@ typedef struct program_node program_node;
 typedef struct program_place program_place;
 typedef struct program_end program_end;
 typedef struct tracked tracked;
+typedef struct layer layer; /* a filter */
 
 /* ---- A connection's end ---- */
 
@@ -70,19 +73,21 @@ struct program_end {
     uint64_t made_turn;
     bool made, lost, is_losing, eof, is_paused; /* by pause_writing */
     int lost_code;
-    bool is_swapping;   /* inside set_protocol() */
+    bool is_swapping; /* inside set_protocol() */
+    bool has_paused, no_linger;
     bool wants_no_data; /* between pause_reading and resume_reading */
     bool has_closed;    /* close() was called, or what amounts to it */
     bool has_ended;     /* write_eof() */
+    bool is_ending;     /* inside it */
     bool was_aborted;   /* before anything else ended it; with this code: */
     int abort_code;
     bool may_end;           /* somebody else may close or abort it: a pipe, its server, its host */
     tracked *reads, *feeds; /* the pipe whose source, whose sink it is */
     size_t fed_from;        /* of the pipe's bytes, those that are on the tape already */
     program_feeder *feeder; /* the last one */
-    unsigned filters;
-    tepal_filter *top;
-    struct sieve *popped;
+    layer *top;             /* of its filters */
+    layer *gone;
+    unsigned layers;
     unsigned in_data; /* upcalls with bytes, under way */
     uint8_t lent[4096];
 };
@@ -97,17 +102,23 @@ program_end *end_new(program_node *node, program_place *place);
 void end_adopted(program_end *self, bool is_unix);
 /* Write one portion in a way by chance. */
 void end_write_some(program_end *self, size_t length);
+/* Room on its tape. */
+void end_make_room(program_end *self, size_t length);
 /* What the pipe into it has moved is on its tape, and its source has had it. */
 void end_take_pipe(program_end *self);
 /* A pipe is over; its future is done. */
 void end_pipe_done(tracked *pipe);
 /* It may be over without its callback having run. */
 void end_look_at_pipes(program_end *self);
+/* After a call that may change what is buffered. */
+void end_check_marks(const program_end *self);
 /* What the model knows of it, after a turn; and at the very end. */
 void end_check(const program_end *self);
 void end_check_last(const program_end *self);
 void end_give_back(program_end *self);
 void end_free_filters(program_end *self);
+/* Filters that hold output back let it go. */
+void end_open_gates(program_end *self);
 bool end_is_closing(const program_end *self);
 /* These mark what follows from it. */
 void end_close(program_end *self);
@@ -125,6 +136,7 @@ typedef enum tracked_kind {
     IS_PIPE,
     IS_WORK,
     IS_NAMES,
+    IS_ESTABLISHED,
 } tracked_kind;
 
 struct tracked {
@@ -132,7 +144,7 @@ struct tracked {
     program_node *node;
     tepal_future *future; /* a reference, until the end of the random_program */
     tracked_kind kind;
-    bool is_told, was_canceled;
+    bool is_told, is_deaf, was_canceled;
     program_end *end, *sink;
     program_place *place;
     int worked, destroyed; /* of work for the executor */
@@ -148,7 +160,7 @@ typedef struct call call;
 typedef struct alarm_clock {
     tepal_timer timer; /* first */
     program_node *node;
-    bool is_started;
+    bool is_started, in_turn;
     uint64_t order, turn;
 } alarm_clock;
 
@@ -164,9 +176,10 @@ struct program_node {
     int name; /* "a" to "d" */
     tepal_loop *loop;
     bool is_closed, is_closing, has_crashed;
-    uint64_t soon_order; /* of what is to be called next */
-    uint64_t interrupted_turn;
-    call *calls; /* pending ones, newest first */
+    bool in_timers;                               /* what is due now runs, and what that starts is for the next turn */
+    uint64_t soon_order;                          /* of what is to be called next */
+    uint64_t interrupted_since, interrupted_turn; /* turns, one after the other, that were not ended */
+    call *calls;                                  /* pending ones, newest first */
     alarm_clock clocks[MOST_JOBS];
     program_chore chores[MOST_JOBS];
     tracked *futures;
@@ -181,6 +194,7 @@ struct program_place {
     int family; /* AF_UNIX: by path */
     char path[24];
     bool is_closed;
+    program_end *probe; /* a connection made to see that it serves */
     tepal_transport_options options;
 };
 
@@ -204,7 +218,7 @@ struct random_program {
     size_t most_bytes; /* of a write */
     uint64_t turns;
     uint64_t most_turns; /* that it may take until it is stopped */
-    bool is_calm; /* no more acts */
+    bool is_calm;        /* no more acts */
     bool has_faults, starves /* of memory */;
     uint32_t enabled; /* faults of scripts */
     bool acts[64];    /* by the table: those of this seed */
@@ -269,12 +283,17 @@ void node_forget_calls(program_node *self);
 void node_calm(program_node *self);
 bool node_is_up(const program_node *self);
 
+void act_push(program_node *node, program_end *end);
+void act_pop(program_node *node, program_end *end);
+void act_gate(program_node *node, program_end *end);
+
 void act_call_soon(program_node *node, program_end *end);
 void act_call_later(program_node *node, program_end *end);
 void act_cancel_call(program_node *node, program_end *end);
 void act_timer(program_node *node, program_end *end);
 void act_post(program_node *node, program_end *end);
 void act_promise(program_node *node, program_end *end);
+void act_forget_callback(program_node *node, program_end *end);
 void act_settle(program_node *node, program_end *end);
 void act_combine(program_node *node, program_end *end);
 void act_cancel_future(program_node *node, program_end *end);
@@ -292,6 +311,8 @@ void act_close_loop(program_node *node, program_end *end);
 void act_crash(program_node *node, program_end *end);
 void place_free(program_place *self);
 void place_close(program_place *self);
+/* Connect to it from its own host. */
+void place_probe(program_place *self);
 
 /* What a run left behind: the trace's hash and length as it was heard, and what the simulator says of it. */
 typedef struct program_result {

@@ -6,149 +6,6 @@
 
 #include <stdlib.h>
 
-/* ---- A filter: it scrambles, and takes what comes in portions ---- */
-
-typedef struct sieve {
-    tepal_filter filter; /* first */
-    struct sieve *next;  /* among the popped ones of its end */
-    tepal_filter *under;
-    program_end *end;
-    uint8_t key; /* added going down, taken away coming up */
-    size_t portion;
-} sieve;
-
-static int64_t sieve_received(tepal_filter *filter, const void *data, size_t length) {
-    const sieve *self = (const sieve *)filter;
-    const random_program *program = self->end->node->program;
-    const uint8_t *from = data;
-    uint8_t part[1024];
-    size_t used = 0;
-
-    while (used < length && filter->transport != NULL && !tepal_filter_is_paused(filter)) {
-        const size_t some = length - used < self->portion ? length - used : self->portion;
-        for (size_t i = 0; i < some; i++) {
-            part[i] = (uint8_t)(from[used + i] - self->key);
-        }
-        const int64_t taken = tepal_filter_up_received(filter, part, some);
-        if (taken < 0) {
-            return taken == TEPAL_ECLOSED && filter->transport == NULL ? (int64_t)used : taken;
-        }
-        EXPECT(program, (size_t)taken <= some);
-        used += (size_t)taken;
-        if ((size_t)taken < some) {
-            break;
-        }
-    }
-    return (int64_t)used;
-}
-
-static int sieve_write(tepal_filter *filter, const struct iovec *pieces, size_t count) {
-    const sieve *self = (const sieve *)filter;
-    uint8_t part[1024];
-
-    for (size_t i = 0; i < count; i++) {
-        const uint8_t *from = pieces[i].iov_base;
-        for (size_t done = 0; done < pieces[i].iov_len;) {
-            const size_t rest = pieces[i].iov_len - done;
-            const struct iovec piece = {.iov_base = part, .iov_len = rest < sizeof part ? rest : sizeof part};
-            for (size_t k = 0; k < piece.iov_len; k++) {
-                part[k] = (uint8_t)(from[done + k] + self->key);
-            }
-            const int code = tepal_filter_down_write(filter, &piece, 1);
-            if (code < 0) {
-                return code;
-            }
-            done += piece.iov_len;
-        }
-    }
-    return 0;
-}
-
-static void sieve_gone(sieve *self) {
-    EXPECT(self->end->node->program, self->end->filters > 0);
-    self->end->filters--;
-    self->end->top = self->under;
-}
-
-static void sieve_lost(tepal_filter *filter, const tepal_error *error) {
-    (void)error;
-    sieve_gone((sieve *)filter);
-    free(filter);
-}
-
-/* Its received may still be running: its memory goes with its end's. */
-static void sieve_detach(tepal_filter *filter) {
-    sieve *self = (sieve *)filter;
-    sieve_gone(self);
-    self->next = self->end->popped;
-    self->end->popped = self;
-}
-
-void end_free_filters(program_end *self) {
-    while (self->popped != NULL) {
-        sieve *one = self->popped;
-        self->popped = one->next;
-        free(one);
-    }
-}
-
-static const tepal_filter_type sieve_type = {
-    .size = sizeof sieve_type,
-    .received = sieve_received,
-    .write = sieve_write,
-    .lost = sieve_lost,
-    .detach = sieve_detach,
-};
-
-static sieve *push(program_end *self, uint8_t key) {
-    random_program *program = self->node->program;
-    const bool was_closing = end_is_closing(self);
-    sieve *made = calloc(1, sizeof *made);
-
-    EXPECT(program, made != NULL);
-    *made = (sieve){.filter.type = &sieve_type,
-                    .end = self,
-                    .under = self->top,
-                    .key = key,
-                    .portion = 1 + (size_t)below(program, 1024)};
-    self->filters++;
-    const int code = CALL(program, tepal_transport_push_filter(self->transport, &made->filter, NULL));
-    if (code < 0) {
-        EXPECT(program,
-               was_closing || self->has_ended ? code == TEPAL_ECLOSED : end_is_closing(self) || !worked(program, code));
-        self->filters--;
-        free(made);
-        return NULL;
-    }
-    self->top = &made->filter;
-    return made;
-}
-
-/* Two at a time, that undo each other: a byte that passes only one of them is noticed. */
-static void act_push(program_node *node, program_end *self) {
-    random_program *program = node->program;
-    const uint8_t key = (uint8_t)below(program, 256);
-
-    if (self->filters < 4 && !self->lost && push(self, key) != NULL && push(self, (uint8_t)-key) == NULL &&
-        !end_is_closing(self)) {
-        end_abort(self, TEPAL_ENOMEM);
-    }
-}
-
-/* Not while its bytes are on their way up: those that have passed one of the two could not pass the other. */
-static void act_pop(program_node *node, program_end *self) {
-    random_program *program = node->program;
-
-    for (int i = 0; i < 2 && self->filters > 0 && !self->in_data; i++) {
-        const bool was_closing = end_is_closing(self);
-        const int code = CALL(program, tepal_transport_pop_filter(self->transport, self->top));
-        if (code < 0) {
-            EXPECT_EQ(program, code, was_closing || end_is_closing(self) ? TEPAL_ECLOSED : 0);
-            return;
-        }
-    }
-}
-
 /* ---- Producers ---- */
 
 static void feed_resume(tepal_producer *producer) {
@@ -236,9 +93,20 @@ static void act_write_eof(program_node *node, program_end *self) {
         return; /* the pipe's */
     }
     const bool was_closing = end_is_closing(self);
-    self->has_ended = true; /* first: what is called inside may not write either, once it is so */
+    const bool had_ended = self->has_ended;
+    const bool can = CALL(program, tepal_transport_can_write_eof(self->transport));
+    self->is_ending = true;
     const int code = CALL(program, tepal_transport_write_eof(self->transport));
-    EXPECT(program, was_closing ? code == TEPAL_ECLOSED : code == 0);
+    self->is_ending = false;
+    if (was_closing) {
+        EXPECT_EQ(program, code, TEPAL_ECLOSED);
+    } else if (!can && !had_ended) {
+        EXPECT_EQ(program, code, TEPAL_ENOTSUP);
+        return;
+    } else {
+        EXPECT_EQ(program, code, 0);
+    }
+    self->has_ended = true;
     self->has_closed = self->has_closed || (self->eof && code == 0);
 }
 
@@ -247,6 +115,7 @@ static void act_pause(program_node *node, program_end *self) {
     const int code = CALL(node->program, tepal_transport_pause_reading(self->transport));
     EXPECT(node->program, was_closing ? code == TEPAL_ECLOSED : code == 0);
     self->wants_no_data = self->wants_no_data || code == 0;
+    self->has_paused = true;
 }
 
 static void act_resume(program_node *node, program_end *self) {
@@ -296,8 +165,7 @@ static void act_limits(program_node *node, program_end *self) {
     const uint64_t cap = chance(program, 3) ? UINT64_MAX : high + below(program, 4 * program->most_bytes);
     const int code = CALL(program, tepal_transport_set_write_limits(self->transport, high, low, cap));
 
-    EXPECT(program,
-           was_closing ? code == TEPAL_ECLOSED || (code == 0 && !self->lost) : worked(program, code) || code != 0);
+    EXPECT(program, (was_closing && code == TEPAL_ECLOSED) || !worked(program, code) || !self->lost);
     if (!was_closing) {
         const int wrong = CALL(program, tepal_transport_set_write_limits(self->transport, 2, 3, 9));
         EXPECT(program, wrong == TEPAL_EINVAL || (wrong == TEPAL_ECLOSED && end_is_closing(self)));
@@ -389,6 +257,7 @@ static const act table[] = {
     {"limits", 3, ON_END, act_limits},
     {"drain", 4, ON_END, act_drain},
     {"push", 3, ON_END, act_push},
+    {"gate", 4, ON_END, act_gate},
     {"pop", 2, ON_END, act_pop},
     {"producer", 4, ON_END, act_producer},
     {"pipe", 4, ON_END, act_pipe},
@@ -399,6 +268,7 @@ static const act table[] = {
     {"timer", 8, 0, act_timer},
     {"post", 4, 0, act_post},
     {"promise", 3, 0, act_promise},
+    {"deaf", 1, 0, act_forget_callback},
     {"settle", 4, 0, act_settle},
     {"combine", 4, 0, act_combine},
     {"cancel_future", 2, 0, act_cancel_future},

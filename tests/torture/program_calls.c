@@ -13,7 +13,7 @@ struct call {
     call *next;
     program_node *node;
     tepal_handle handle;
-    bool is_timed, has_handle;
+    bool is_timed, has_handle, in_turn;
     int64_t due_ns;
     uint64_t order, turn;
 };
@@ -41,7 +41,7 @@ void node_forget_calls(program_node *self) {
 
 /* What an interrupted turn has left comes first in the next one, before what was started meanwhile. */
 static bool is_behind(const program_node *node, uint64_t started, uint64_t turn) {
-    return started >= turn || (turn <= node->interrupted_turn + 1 && started >= node->interrupted_turn);
+    return started >= turn || (turn <= node->interrupted_turn + 1 && started >= node->interrupted_since);
 }
 
 /* A timer of this deadline and order comes: none that was due before it is still waiting. */
@@ -82,13 +82,18 @@ static void called(void *argument) {
     const program_node *before = upcall_begins(node, false);
 
     EXPECT(node->program, !node->is_closing);
+    if (self->is_timed || node->program->loop_options.order == TEPAL_ORDER_SNAPSHOT) {
+        EXPECT(node->program, turns_of(node) > self->turn || !self->in_turn);
+    }
     if (self->is_timed) {
         check_timers(node, self->due_ns, self->order);
     } else {
         check_queue(node, self->order);
     }
+    node->in_timers = self->is_timed;
     forget(self);
     act_now(node, NULL, false);
+    node->in_timers = false;
     upcall_ends(node, before);
 }
 
@@ -100,6 +105,7 @@ static call *new_call(program_node *node, bool is_timed) {
                    .node = node,
                    .is_timed = is_timed,
                    .order = ++node->program->order,
+                   .in_turn = is_timed ? node->in_timers : tepal_loop_is_running(node->loop),
                    .turn = turns_of(node)};
     node->calls = made;
     return made;
@@ -125,7 +131,9 @@ void act_call_soon(program_node *node, program_end *end) {
 
 /* A delay: none, short, long, and now and then the same for several. */
 static int64_t delay(random_program *program) {
-    switch (below(program, 5)) {
+    switch (below(program, 6)) {
+    case 5:
+        return chance(program, 4) ? INT64_MAX : chance(program, 2) ? INT64_MIN : 0;
     case 0:
         return -(int64_t)below(program, 5);
     case 1:
@@ -139,13 +147,27 @@ static int64_t delay(random_program *program) {
     }
 }
 
+/* So long after now, or at the end of time. */
+static int64_t after(const program_node *node, int64_t delay_ns) {
+    int64_t when_ns;
+    if (__builtin_add_overflow(tepal_loop_time(node->loop), delay_ns, &when_ns)) {
+        when_ns = delay_ns < 0 ? INT64_MIN : INT64_MAX;
+    }
+    return when_ns;
+}
+
 void act_call_later(program_node *node, program_end *end) {
     (void)end;
     call *made = new_call(node, true);
 
-    made->due_ns = tepal_loop_time(node->loop) + delay(node->program);
+    const int64_t delay_ns = delay(node->program);
+    const bool is_relative = chance(node->program, 2);
+    made->due_ns = after(node, is_relative && delay_ns < 0 ? 0 : delay_ns);
     made->has_handle = true;
-    settle_call(made, CALL(node->program, tepal_loop_call_at(node->loop, made->due_ns, called, made, &made->handle)));
+    settle_call(made,
+                is_relative
+                    ? CALL(node->program, tepal_loop_call_later(node->loop, delay_ns, called, made, &made->handle))
+                    : CALL(node->program, tepal_loop_call_at(node->loop, made->due_ns, called, made, &made->handle)));
 }
 
 void act_cancel_call(program_node *node, program_end *end) {
@@ -175,8 +197,11 @@ static void rings(tepal_work *work, int status) {
     EXPECT_EQ(node->program, status, node->is_closing ? TEPAL_ECLOSED : 0);
     self->is_started = false;
     if (status == 0) {
+        EXPECT(node->program, turns_of(node) > self->turn || !self->in_turn);
         check_timers(node, self->timer.deadline_ns, self->order);
+        node->in_timers = true;
         act_now(node, NULL, false);
+        node->in_timers = false;
     }
     upcall_ends(node, before);
 }
@@ -209,12 +234,13 @@ void act_timer(program_node *node, program_end *end) {
         clock->is_started = false;
         return;
     }
-    const int64_t when_ns = tepal_loop_time(node->loop) + delay(program);
+    const int64_t when_ns = after(node, delay(program));
     EXPECT_EQ(program, CALL(program, tepal_timer_start(node->loop, &clock->timer, when_ns)), 0);
     EXPECT_EQ(program, clock->timer.deadline_ns, when_ns);
     clock->is_started = true;
     clock->order = ++program->order;
     clock->turn = turns_of(node);
+    clock->in_turn = node->in_timers;
 }
 
 void act_post(program_node *node, program_end *end) {
@@ -262,7 +288,7 @@ static void is_done(tepal_future *future, void *argument) {
     EXPECT(node->program, !node->is_closing);
     EXPECT(node->program, future == self->future);
     EXPECT(node->program, tepal_future_is_done(future));
-    EXPECT(node->program, !self->is_told);
+    EXPECT(node->program, !self->is_told && !self->is_deaf);
     EXPECT(node->program, tepal_future_is_canceled(future) || !self->was_canceled);
     self->was_canceled = tepal_future_is_canceled(future);
     self->is_told = true;
@@ -327,6 +353,18 @@ static void settle(tracked *self) {
                                         : CALL(program, tepal_future_set_code(self->future, TEPAL_EREFUSED));
 
     EXPECT_EQ(program, code, was_done ? TEPAL_EDONE : 0);
+}
+
+/* Who does not want to hear of it any more is not told. */
+void act_forget_callback(program_node *node, program_end *end) {
+    (void)end;
+    random_program *program = node->program;
+    tracked *one = tracked_pending(node);
+
+    if (one != NULL && (one->kind == IS_PROMISE || one->kind == IS_NAMES || one->kind == IS_DRAIN)) {
+        EXPECT_EQ(program, CALL(program, tepal_future_remove_done_callback(one->future, is_done, one)), !one->is_deaf);
+        one->is_deaf = true;
+    }
 }
 
 void act_settle(program_node *node, program_end *end) {
@@ -447,7 +485,11 @@ void act_interrupt(program_node *node, program_end *end) {
         if (program->interrupted == 0) {
             program->interrupted = TEPAL_ERROR(TEPAL_DOMAIN_USER, 999);
         }
-        node->interrupted_turn = turns_of(node);
+        const uint64_t turn = turns_of(node);
+        if (turn > node->interrupted_turn + 1) {
+            node->interrupted_since = turn;
+        }
+        node->interrupted_turn = turn;
         CALL_VOID(program, tepal_loop_interrupt(node->loop, program->interrupted));
     }
 }
@@ -466,7 +508,30 @@ void act_stats(program_node *node, program_end *end) {
     EXPECT_EQ(node->program, stats.slow, 0);
 }
 
+/* Those that are due a day from now or later are stopped: nobody waits for them. */
+static void stop_far_timers(program_node *self) {
+    random_program *program = self->program;
+    const int64_t far_ns = after(self, TEPAL_SEC(86000));
+
+    for (call *one = self->calls; one != NULL;) {
+        call *next = one->next;
+        if (one->is_timed && one->due_ns > far_ns) {
+            EXPECT(program, CALL(program, tepal_loop_cancel(self->loop, one->handle)));
+            forget(one);
+        }
+        one = next;
+    }
+    for (int i = 0; i < MOST_JOBS; i++) {
+        alarm_clock *clock = &self->clocks[i];
+        if (clock->is_started && clock->timer.deadline_ns > far_ns) {
+            EXPECT_EQ(program, CALL(program, tepal_timer_stop(self->loop, &clock->timer)), 0);
+            clock->is_started = false;
+        }
+    }
+}
+
 void node_calm(program_node *self) {
+    stop_far_timers(self);
     for (tracked *one = self->futures; one != NULL; one = one->next) {
         if (one->kind == IS_PROMISE && !tepal_future_is_done(one->future)) {
             settle(one);

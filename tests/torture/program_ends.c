@@ -25,144 +25,7 @@ static uint64_t turns_of(const program_node *node) {
     return stats.turns;
 }
 
-/* ---- What it writes ---- */
-
-static void make_room(program_end *self, size_t length) {
-    if (self->written + length > self->room) {
-        self->room = 2 * (self->written + length);
-        self->tape = realloc(self->tape, self->room);
-        EXPECT(self->node->program, self->tape != NULL);
-    }
-}
-
-/* The next bytes of its stream, on its tape and in a block of their own. */
-static uint8_t *compose(program_end *self, size_t length) {
-    random_program *program = self->node->program;
-    uint64_t word = tepal_sim_random(program->sim);
-    uint8_t *copy = malloc(length);
-
-    EXPECT(program, copy != NULL);
-    make_room(self, length);
-    for (size_t i = 0; i < length; i++) {
-        const size_t at = self->written + i;
-        word = word * UINT64_C(6364136223846793005) + 1442695040888963407u;
-        self->tape[at] = (uint8_t)(at < HEADER ? self->id >> (8 * at) : word >> 56);
-    }
-    memcpy(copy, self->tape + self->written, length);
-    self->written += length;
-    return copy;
-}
-
-typedef struct owned {
-    program_end *end;
-    uint8_t *bytes;
-    size_t length;
-    struct iovec pieces[4];
-    int count;
-} owned;
-
-static void released(void *argument, int status) {
-    owned *self = argument;
-
-    EXPECT(self->end->node->program, status <= 0);
-    EXPECT(self->end->node->program, self->end->owned > 0);
-    self->end->owned--;
-    memset(self->bytes, 0xee, self->length);
-    free(self->bytes);
-    free(self);
-}
-
-/* Up to four pieces of length bytes. */
-static int divide(random_program *program, uint8_t *bytes, size_t length, struct iovec *pieces) {
-    const int count = (int)below(program, 4) + 1;
-    for (int i = 0; i < count; i++) {
-        const size_t part = i + 1 == count ? length : (size_t)below(program, length + 1);
-        pieces[i] = (struct iovec){.iov_base = bytes, .iov_len = part};
-        bytes += part;
-        length -= part;
-    }
-    return count;
-}
-
-static int write_somehow(program_end *self, uint8_t *bytes, size_t length, bool *is_owned) {
-    random_program *program = self->node->program;
-    struct iovec pieces[4];
-    int count;
-
-    switch (below(program, 3)) {
-    case 0:
-        return CALL(program, tepal_transport_write(self->transport, bytes, length));
-    case 1:
-        count = divide(program, bytes, length, pieces);
-        return CALL(program, tepal_transport_writev(self->transport, pieces, (size_t)count));
-    default: {
-        owned *made = malloc(sizeof *made);
-        EXPECT(program, made != NULL);
-        *made = (owned){.end = self, .bytes = bytes, .length = length};
-        count = divide(program, bytes, length, pieces);
-        self->owned++;
-        *is_owned = true;
-        const int code =
-            CALL(program, tepal_transport_write_owned(self->transport, pieces, (size_t)count, released, made));
-        if (code < 0) {
-            self->owned--;
-            *is_owned = false;
-            free(made);
-        }
-        return code;
-    }
-    }
-}
-
-/* After a call that may change what is buffered, and after a turn. */
-static void check_marks(const program_end *self) {
-    uint64_t high, low, cap;
-
-    if (!self->made || self->lost || end_is_closing(self)) {
-        return;
-    }
-    tepal_transport_get_write_limits(self->transport, &high, &low, &cap);
-    if (tepal_transport_write_buffer_size(self->transport) > high) {
-        EXPECT(self->node->program, self->is_paused);
-    }
-}
-
-void end_write_some(program_end *self, size_t length) {
-    random_program *program = self->node->program;
-    const size_t before = self->written;
-    uint64_t cap;
-
-    if (self->feeds != NULL || self->transport == NULL || length == 0 || length > program->bytes_left) {
-        return;
-    }
-    program->bytes_left -= length;
-    const bool was_closing = end_is_closing(self), had_ended = self->has_ended;
-    const uint64_t size = tepal_transport_write_buffer_size(self->transport);
-    tepal_transport_get_write_limits(self->transport, NULL, NULL, &cap);
-    bool is_owned = false;
-    uint8_t *bytes = compose(self, length);
-    const int code = write_somehow(self, bytes, length, &is_owned);
-    if (!is_owned) {
-        memset(bytes, 0xee, length);
-        free(bytes);
-    }
-    if (code == 0) {
-        EXPECT(program, !was_closing && !had_ended);
-        EXPECT(program, cap == UINT64_MAX || size + length <= cap);
-    } else {
-        EXPECT_EQ(program, self->written, before + length); /* nobody wrote behind it, inside */
-        self->written = before;
-        if (was_closing || had_ended) {
-            EXPECT_EQ(program, code, was_closing ? TEPAL_ECLOSED : TEPAL_EPIPE);
-        } else if (size + length > cap) {
-            EXPECT(program, code == TEPAL_ENOBUFS || (program->starves && code == TEPAL_ENOMEM));
-        } else {
-            /* It may be found broken inside. */
-            EXPECT(program, (code == TEPAL_ECLOSED && end_is_closing(self)) || !worked(program, code));
-        }
-    }
-    check_marks(self);
-}
+/* ---- Closing ---- */
 
 void end_close(program_end *self) {
     self->has_closed = true;
@@ -200,7 +63,7 @@ void end_take_pipe(program_end *self) {
     const size_t length = total - self->fed_from;
     program_end *source = pipe->end;
     EXPECT(program, source->delivered + length <= source->peer->written);
-    make_room(self, length);
+    end_make_room(self, length);
     memcpy(self->tape + self->written, source->peer->tape + source->delivered, length);
     self->written += length;
     self->fed_from = total;
@@ -401,7 +264,8 @@ static int end_eof(tepal_protocol *protocol) {
     self->eof = true;
     act_now(self->node, self, false);
     int code = answer(self, chance(program, 2) ? TEPAL_KEEP_OPEN : 0);
-    if (code == 0 || (code > 0 && self->has_ended)) {
+    /* One that cannot half-close is closed either way. */
+    if (code == 0 || (code > 0 && (self->has_ended || !tepal_transport_can_write_eof(self->transport)))) {
         self->has_closed = true;
     }
     upcall_ends(self->node, before);
@@ -522,7 +386,7 @@ int end_connects(void *argument, tepal_protocol **protocol) {
 
     EXPECT(program, !self->made);
     EXPECT_EQ(program, program->calls, 0);
-    return chance(program, 30) ? TEPAL_ERROR(TEPAL_DOMAIN_USER, 77) : enter(self, protocol);
+    return !program->is_calm && chance(program, 30) ? TEPAL_ERROR(TEPAL_DOMAIN_USER, 77) : enter(self, protocol);
 }
 
 int end_accepts(void *argument, tepal_protocol **protocol) {
@@ -530,12 +394,13 @@ int end_accepts(void *argument, tepal_protocol **protocol) {
     random_program *program = place->node->program;
 
     EXPECT_EQ(program, program->calls, 0);
-    if (chance(program, 30)) {
+    if (!program->is_calm && chance(program, 30)) {
         return TEPAL_ERROR(TEPAL_DOMAIN_USER, 78);
     }
     program_end *self = end_new(place->node, place);
     self->is_unix = place->family == AF_UNIX;
     self->no_reset = place->options.abort_without_reset;
+    self->no_linger = place->options.linger_ns != 0;
     return enter(self, protocol);
 }
 
@@ -556,7 +421,7 @@ void end_check(const program_end *self) {
     if (!end_is_closing(self) && self->reads == NULL) {
         EXPECT_EQ(program, tepal_transport_is_reading(self->transport), !self->eof && !self->wants_no_data);
     }
-    check_marks(self);
+    end_check_marks(self);
 }
 
 void end_check_last(const program_end *self) {
@@ -569,6 +434,12 @@ void end_check_last(const program_end *self) {
         return;
     }
     EXPECT(program, self->delivered <= peer->written);
+    /* No reset overtakes what a clean end has sent, if it may linger and the peer reads on. */
+    if (!program->has_faults && !program->starves && self->lost_code == TEPAL_SYSTEM(ECONNRESET) && !self->has_closed &&
+        !self->has_paused && !self->may_end && peer->lost_code == 0 && !peer->was_aborted && !peer->may_end &&
+        !peer->no_linger) {
+        EXPECT_EQ(program, self->delivered, peer->written);
+    }
     const bool is_cut = peer->lost_code != 0 || peer->was_aborted || peer->may_end || peer->node->has_crashed;
     if (self->eof && !is_cut) {
         EXPECT_EQ(program, self->delivered, peer->written);

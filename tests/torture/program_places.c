@@ -220,10 +220,41 @@ void act_connect(program_node *node, program_end *end) {
     program_end *made = end_new(node, NULL);
     made->is_unix = options.unix_path != NULL;
     made->no_reset = transport.abort_without_reset;
+    made->no_linger = transport.linger_ns != 0;
     if (worked(program,
                CALL(program, tepal_loop_create_connection(node->loop, end_connects, made, &options, &future)))) {
         track(node, future, IS_CONNECT)->end = made;
     }
+}
+
+void place_probe(program_place *self) {
+    random_program *program = self->node->program;
+    tepal_connect_options options = {.size = sizeof options};
+    char text[TEPAL_ADDRESS_TEXT];
+    tepal_address address;
+    tepal_future *future;
+
+    if (!tepal_server_is_serving(self->server)) {
+        return;
+    }
+    if (self->family == AF_UNIX) {
+        options.unix_path = self->path;
+    } else {
+        EXPECT_EQ(program, tepal_server_local(self->server, 0, &address), 0);
+        (void)tepal_address_format(&address, text, sizeof text);
+        options.port = (uint16_t)tepal_address_port(&address);
+        *strrchr(text, ':') = '\0';
+        options.host = text;
+        if (*text == '[') {
+            text[strlen(text) - 1] = '\0';
+            options.host = text + 1;
+        }
+    }
+    self->probe = end_new(self->node, NULL);
+    EXPECT_EQ(
+        program,
+        CALL(program, tepal_loop_create_connection(self->node->loop, end_connects, self->probe, &options, &future)), 0);
+    track(self->node, future, IS_CONNECT)->end = self->probe;
 }
 
 /* Two ends on one host, of sockets that are connected already. */
@@ -245,6 +276,7 @@ void act_adopt(program_node *node, program_end *end) {
         program_end *made = end_new(node, NULL);
         made->is_unix = family == AF_UNIX;
         made->no_reset = options.abort_without_reset;
+        made->no_linger = options.linger_ns != 0;
         if (opened(program, CALL(program, tepal_loop_adopt(node->loop, fds[i], &made->faces[made->current].protocol,
                                                            &options, &transport)))) {
             made->transport = tepal_transport_ref(transport);

@@ -1,6 +1,6 @@
 /*
  * Seeds of the random program: each a network, hosts and what they do, checked against the model in program.h. A test
- * that fails says the seed; TEPAL_SIM_SEED=n runs that one alone, and TEST_TRACE=1 prints what happens and how often
+ * that fails says the seed; TEPAL_SIM_SEED=n runs that one alone, TEST_TRACE=1 prints what happens, TEST_COUNTS=1 how often
  * each act was done.
  */
 #include "torture/program.h"
@@ -11,7 +11,7 @@
 enum { PARTS = 8 };
 
 static void print_counts(void) {
-    if (getenv("TEST_TRACE") == NULL) {
+    if (getenv("TEST_COUNTS") == NULL) {
         return;
     }
     for (int i = 0; act_name(i) != NULL; i++) {
