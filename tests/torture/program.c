@@ -106,8 +106,9 @@ const program_node *upcall_begins(program_node *node, bool may_be_inside) {
 
     EXPECT(program, !node->is_closed);
     EXPECT(program, !node->has_crashed || node->is_closing);
-    EXPECT(program, node->is_closing || tepal_loop_is_running(node->loop) || program->calls > 0);
+    /* Those that may be inside a call may be inside the network's question for how long the loop may sleep, too. */
     EXPECT(program, may_be_inside || program->calls == 0);
+    EXPECT(program, may_be_inside || node->is_closing || tepal_loop_is_running(node->loop));
     program->running = node;
     return before;
 }
@@ -267,6 +268,7 @@ static void choose(random_program *self) {
     self->names = 1 + (int)below(self, MOST_NAMES);
     self->most_turns = 3000;
     self->acts_left = 50 + (int)below(self, 400);
+    self->mixes = chance(self, 2);
     self->has_faults = !chance(self, 3);
     self->enabled = (uint32_t)tepal_sim_random(self->sim);
     self->starves = chance(self, 4);

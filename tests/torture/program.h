@@ -219,6 +219,7 @@ struct random_program {
     uint64_t turns;
     uint64_t most_turns; /* that it may take until it is stopped */
     bool is_calm;        /* no more acts */
+    bool mixes;          /* hosts are acted on from each other's upcalls */
     bool has_faults, starves /* of memory */;
     uint32_t enabled; /* faults of scripts */
     bool acts[64];    /* by the table: those of this seed */

@@ -343,6 +343,13 @@ static void act_once(program_node *node, program_end *end, bool inside) {
     }
 }
 
+/* Another host whose loop rests: it may be acted on from here, as a test would. */
+static program_node *idle_node(program_node *node) {
+    random_program *program = node->program;
+    program_node *other = program->by_name[below(program, (uint64_t)program->names)];
+    return other == NULL || !node_is_up(other) || tepal_loop_is_running(other->loop) ? node : other;
+}
+
 void act_now(program_node *node, program_end *end, bool inside) {
     random_program *program = node->program;
 
@@ -355,7 +362,9 @@ void act_now(program_node *node, program_end *end, bool inside) {
         if (!node_is_up(node)) {
             break;
         }
-        act_once(node, end != NULL && (inside || !chance(program, 4)) ? end : choose_end(node), inside);
+        program_node *other = inside || !program->mixes || !chance(program, 4) ? node : idle_node(node);
+        act_once(other, end != NULL && other == node && (inside || !chance(program, 4)) ? end : choose_end(other),
+                 inside);
     }
     program->depth--;
 }

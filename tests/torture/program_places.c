@@ -30,6 +30,24 @@ static tepal_transport_options options_by_chance(random_program *program) {
     return options;
 }
 
+/* A socket that is connected already; it is closed if it cannot be had. */
+static void adopt(program_node *node, int fd, bool is_unix) {
+    random_program *program = node->program;
+    const tepal_transport_options options = options_by_chance(program);
+    tepal_transport *transport;
+    program_end *made = end_new(node, NULL);
+
+    made->is_unix = is_unix;
+    made->no_reset = options.abort_without_reset;
+    made->no_linger = options.linger_ns != 0;
+    if (opened(program, CALL(program, tepal_loop_adopt(node->loop, fd, &made->faces[made->current].protocol, &options,
+                                                       &transport)))) {
+        made->transport = tepal_transport_ref(transport);
+    } else {
+        EXPECT_EQ(program, tepal_sim_close_fd(node->loop, fd), 0);
+    }
+}
+
 /* ---- Servers ---- */
 
 static void accept_failed(void *argument, const tepal_error *error) {
@@ -38,6 +56,26 @@ static void accept_failed(void *argument, const tepal_error *error) {
 
     EXPECT(self->node->program, error->code < 0 && !self->node->is_closing);
     upcall_ends(self->node, before);
+}
+
+/* Some connections are closed at once, some are taken over and adopted by hand. */
+static int accepted(void *argument, int fd, const tepal_address *peer) {
+    program_place *self = argument;
+    random_program *program = self->node->program;
+    const program_node *before = upcall_begins(self->node, false);
+    int answer = 0;
+
+    EXPECT(program, peer->length > 0 || self->family == AF_UNIX);
+    if (!program->is_calm && chance(program, 4)) {
+        if (chance(program, 3)) {
+            answer = TEPAL_ERROR(TEPAL_DOMAIN_USER, 79);
+        } else {
+            answer = 1;
+            adopt(self->node, fd, self->family == AF_UNIX);
+        }
+    }
+    upcall_ends(self->node, before);
+    return answer;
 }
 
 static program_place *new_place(program_node *node) {
@@ -69,7 +107,8 @@ void act_listen(program_node *node, program_end *end) {
                                     .ipv4_mapped = chance(program, 2),
                                     .do_not_start = chance(program, 8),
                                     .transport = &made->options,
-                                    .accept_failed = accept_failed};
+                                    .accept_failed = accept_failed,
+                                    .accepted = chance(program, 4) ? accepted : NULL};
 
     if (kind == 7) {
         made->family = AF_UNIX;
@@ -270,20 +309,8 @@ void act_adopt(program_node *node, program_end *end) {
         EXPECT(program, code == TEPAL_SYSTEM(EMFILE) || !opened(program, code));
         return;
     }
-    for (int i = 0; i < 2; i++) {
-        const tepal_transport_options options = options_by_chance(program);
-        tepal_transport *transport;
-        program_end *made = end_new(node, NULL);
-        made->is_unix = family == AF_UNIX;
-        made->no_reset = options.abort_without_reset;
-        made->no_linger = options.linger_ns != 0;
-        if (opened(program, CALL(program, tepal_loop_adopt(node->loop, fds[i], &made->faces[made->current].protocol,
-                                                           &options, &transport)))) {
-            made->transport = tepal_transport_ref(transport);
-        } else {
-            EXPECT_EQ(program, tepal_sim_close_fd(node->loop, fds[i]), 0);
-        }
-    }
+    adopt(node, fds[0], family == AF_UNIX);
+    adopt(node, fds[1], family == AF_UNIX);
 }
 
 /* ---- Faults ---- */
