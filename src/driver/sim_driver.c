@@ -387,7 +387,7 @@ static int sim_set(tpi_driver *driver, tpi_object *object, tpi_option option, in
         socket->ipv6_only = value != 0;
         return 0;
     case TPI_OPTION_RESET_ON_CLOSE:
-        socket->reset_on_close = value != 0;
+        socket->reset_on_close = value != 0 && socket->family != AF_UNIX; /* SO_LINGER does nothing there */
         return 0;
     default:
         return 0; /* reuse of addresses: it is so here in any case */
