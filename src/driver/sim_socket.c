@@ -357,6 +357,11 @@ void tpi_sim_connect_ends(tpi_sim_socket *socket, int error) {
     tpi_sim_list(socket);
 }
 
+/* unix(7): it is in no file system, so it is never a name that is not found. */
+static bool is_abstract(const tepal_address *address) {
+    return ((const struct sockaddr_un *)&address->storage)->sun_path[0] == '\0';
+}
+
 static int connect_unix(tpi_sim_socket *socket) {
     tpi_sim_host *host = socket->host;
     tpi_sim_socket *listener = find_listener(host, &socket->remote);
@@ -366,8 +371,7 @@ static int connect_unix(tpi_sim_socket *socket) {
                 return TEPAL_SYSTEM(ECONNREFUSED);
             }
         }
-        const struct sockaddr_un *name = (const struct sockaddr_un *)&socket->remote.storage;
-        return name->sun_path[0] == '\0' ? TEPAL_SYSTEM(ECONNREFUSED) : TEPAL_ENOENT; /* abstract; a path */
+        return is_abstract(&socket->remote) ? TEPAL_SYSTEM(ECONNREFUSED) : TEPAL_ENOENT;
     }
     if (host->refuses) {
         return TEPAL_SYSTEM(ECONNREFUSED);
