@@ -15,7 +15,7 @@
 #define GIVE_UP_NS TEPAL_MS(924600) /* tcp(7), tcp_retries2 */
 #define AGAIN_MAX_NS TEPAL_SEC(1)   /* until what was lost is sent again, once a link is healed */
 #define WORD 32
-#define WORDS 5
+#define WORDS 7 /* "at TIME" and five more */
 
 /* Links */
 

@@ -330,6 +330,24 @@ TEST(sim_faults, statements_wait_for_their_time) {
     network_close(&net);
 }
 
+TEST(sim_faults, every_statement_can_wait_for_its_time) {
+    network net = {0};
+    network_open(&net, 1);
+    network_connect(&net);
+    network_fault(&net,
+                  "at 1s latency client server 5s 5s; at 1s bandwidth client server 1; at 1s reset server client 0");
+    network_pass(&net, TEPAL_SEC(2));
+    network_write(net.connected, 10);
+    network_pass(&net, TEPAL_SEC(14));
+    CHECK_EQ(net.accepted->received, 0); /* 10 s for its bytes, and 5 s on its way */
+    network_pass(&net, TEPAL_SEC(2));
+    CHECK_EQ(net.accepted->received, 10);
+    network_write(net.accepted, 1);
+    network_pass(&net, TEPAL_SEC(1));
+    CHECK_EQ(net.connected->lost_code, TEPAL_SYSTEM(ECONNRESET));
+    network_close(&net);
+}
+
 TEST(sim_faults, what_is_no_statement_is_refused_with_its_place_and_nothing_is_done) {
     static const char *const bad[] = {
         "flood server",
