@@ -253,6 +253,16 @@ static void randomize(tepal_sim *sim, const statement *self, tpi_sim_host *from,
     }
 }
 
+/* Resets that wait for a byte do not come any more. */
+static void disarm(const tpi_sim_host *host) {
+    const tpi_sim_driver *driver = host->driver;
+    for (unsigned i = 0; driver != NULL && i < driver->table_room; i++) {
+        if (driver->table[i] != NULL) {
+            driver->table[i]->reset_after = 0;
+        }
+    }
+}
+
 static void calm(tepal_sim *sim, const statement *self, tpi_sim_host *from, tpi_sim_host *to) {
     (void)from;
     (void)to;
@@ -262,6 +272,7 @@ static void calm(tepal_sim *sim, const statement *self, tpi_sim_host *from, tpi_
         host->refuses = false;
         host->stalled_ns = 0;
         host->limit = host->limit < 1024 ? 1024 : host->limit;
+        disarm(host);
         for (unsigned k = 0; k < sim->host_count; k++) {
             host->links[k].bandwidth = 0;
             heal(sim, self, host, sim->hosts[k]);

@@ -125,6 +125,17 @@ TEST(sim_faults, a_reset_can_be_set_to_any_byte) {
     }
 }
 
+TEST(sim_faults, a_reset_that_waits_for_a_byte_does_not_outlive_calm) {
+    network net = {.server_echoes = true};
+    network_open(&net, 1);
+    network_connect(&net);
+    network_fault(&net, "reset client server 5; calm");
+    network_write(net.connected, 10);
+    network_pass(&net, TEPAL_SEC(1));
+    CHECK_EQ(net.connected->received, 10);
+    network_close(&net);
+}
+
 TEST(sim_faults, a_host_refuses_until_it_serves) {
     network net = {0};
     network_open(&net, 1);
