@@ -109,7 +109,8 @@ TEPAL_API int tepal_sim_run(tepal_sim *sim, int64_t limit_ns);
 
 /**
  * Inject faults, now or later. A script is a list of statements, divided by ';' or line ends; what follows '#' is a
- * comment. HOST is a name, or '*' for all. TIME is a number with ns, us, ms or s.
+ * comment. HOST is a name, or '*' for all; of two hosts the second '*' is all but the first one itself. TIME is a number
+ * with ns, us, ms or s, at most 1e9s. Statements are about hosts that are there when they are carried out.
  *
  *   at TIME STATEMENT          later, at this time of the network
  *   latency HOST HOST MIN MAX  how long what the first sends takes to the second: between two times
@@ -137,7 +138,8 @@ TEPAL_API int tepal_sim_run(tepal_sim *sim, int64_t limit_ns);
  *        resolve   a name does not resolve this time
  *        stall     a host stands still for a while after a turn
  *   random                     every rate, the latencies and the sizes of socket buffers, as the seed has them
- *   calm                       no more faults: rates 0, everything healed, served and at full speed, nobody stalled
+ *   calm                       no more faults: rates 0, everything healed, served and at full speed, nobody stalled, 1,024
+ *                              descriptors at least; what "at" has put off still comes, and crashed hosts stay so
  *
  * Unless told, nothing is faulty; latencies are 50 to 500 us, 5 to 50 within a host. Returns 0; TEPAL_EINVAL, and none
  * of it is done, for what is no statement or names a host that is not there: tepal_sim_failure() says where;
@@ -145,7 +147,7 @@ TEPAL_API int tepal_sim_run(tepal_sim *sim, int64_t limit_ns);
  */
 TEPAL_API int tepal_sim_fault(tepal_sim *sim, const char *script);
 
-/** The virtual time since the network was made, in nanoseconds. A host's tepal_loop_time() is another clock. */
+/** The virtual time since the network was made, in nanoseconds; it ends after 146 years. A host's tepal_loop_time() is another clock. */
 TEPAL_API int64_t tepal_sim_time(const tepal_sim *sim);
 
 /** The seed that is in force: print it where a test fails. */

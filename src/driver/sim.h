@@ -24,6 +24,7 @@
 /* The lowest descriptor of a simulated host: above any that a kernel gives. */
 #define TPI_SIM_FD 0x01000000
 #define TPI_SIM_NEVER INT64_MAX
+#define TPI_SIM_END (INT64_MAX / 2) /* nothing happens later, so that times can be added up without a look */
 #define TPI_SIM_NAME 24
 
 typedef struct tpi_sim_host tpi_sim_host;

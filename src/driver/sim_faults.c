@@ -14,6 +14,7 @@
 #define DELAY_MAX_NS TEPAL_MS(200)
 #define GIVE_UP_NS TEPAL_MS(924600) /* tcp(7), tcp_retries2 */
 #define AGAIN_MAX_NS TEPAL_SEC(1)   /* until what was lost is sent again, once a link is healed */
+#define TIME_MAX_NS 1e18            /* in a statement */
 #define WORD 32
 #define WORDS 7 /* "at TIME" and five more */
 
@@ -36,7 +37,7 @@ int64_t tpi_sim_travel(tepal_sim *sim, tpi_sim_host *from, const tpi_sim_host *t
     if (link->bandwidth > 0 && length > 0) {
         int64_t begin_ns = link->busy_ns > sim->now_ns ? link->busy_ns : sim->now_ns;
         double takes_ns = (double)length * 1e9 / (double)link->bandwidth;
-        link->busy_ns = begin_ns + (int64_t)takes_ns;
+        link->busy_ns = begin_ns < TPI_SIM_END ? begin_ns + (int64_t)takes_ns : begin_ns;
         at_ns += link->busy_ns - sim->now_ns;
     }
     if (tpi_sim_chance(sim, TPI_RATE_DELAY)) {
@@ -106,7 +107,7 @@ static bool read_time(const char *word, int64_t *time_ns) {
     char *end;
     double value = strtod(word, &end);
     for (size_t i = 0; i < sizeof units / sizeof *units; i++) {
-        if (end != word && value >= 0 && value * units[i].ns < 9e18 && strcmp(end, units[i].name) == 0) {
+        if (end != word && value >= 0 && value * units[i].ns <= TIME_MAX_NS && strcmp(end, units[i].name) == 0) {
             *time_ns = (int64_t)(value * units[i].ns);
             return true;
         }

@@ -461,7 +461,7 @@ static int drive(tepal_sim *sim, tpi_sim_driver *self, int64_t until_ns) {
         }
         int64_t limit_ns = may_return ? until_ns : self->host->stalled_ns;
         int64_t next_ns = next_moment(sim, self, limit_ns);
-        if (next_ns == TPI_SIM_NEVER) {
+        if (next_ns > TPI_SIM_END) {
             return 1;
         }
         sim->now_ns = next_ns > sim->now_ns ? next_ns : sim->now_ns;

@@ -136,6 +136,24 @@ TEST(sim_faults, a_reset_that_waits_for_a_byte_does_not_outlive_calm) {
     network_close(&net);
 }
 
+TEST(sim_faults, time_ends_before_it_overflows) {
+    network net = {0};
+    network_open(&net, 1);
+    network_fault(&net, "latency client server 1e9s 1e9s");
+    for (int i = 0; i < 10; i++) {
+        network_pass(&net, TEPAL_SEC(1000000000));
+    }
+    tepal_future *future;
+    network_call(&net, net.client, "10.0.0.1", &future);
+    network_fault(&net, "stall * 1e9s; jump * 1e9s");
+    CHECK_EQ(tepal_sim_run(net.sim, -1), 0);
+    CHECK_GE(tepal_sim_time(net.sim), TEPAL_SEC(4000000000));
+    CHECK_LT(tepal_sim_time(net.sim), TEPAL_SEC(5000000000));
+    CHECK(!tepal_future_is_done(future));
+    tepal_future_unref(future);
+    network_close(&net);
+}
+
 TEST(sim_faults, a_host_refuses_until_it_serves) {
     network net = {0};
     network_open(&net, 1);
@@ -376,6 +394,7 @@ TEST(sim_faults, what_is_no_statement_is_refused_with_its_place_and_nothing_is_d
         "rate splat 0.5",
         "stall server",
         "stall server 5",
+        "stall server 1.1e9s",
         "descriptors server x",
         "calm now",
         "reset client server 5 6",
