@@ -268,6 +268,29 @@ def executor_passes_an_error_on(driver):
     assert program.error_text().endswith("executor: Invalid argument\n"), program.error_text()
 
 
+def sim_requests_finds_the_bug_and_the_seed_finds_it_again(driver):
+    program = start(driver, "sim_requests")
+    assert program.wait() == 1
+    lines = program.rest()
+    assert lines[-1].endswith("seeds tried, one failed"), lines
+    seed = re.search(r"TEPAL_SIM_SEED=(\d+)", lines[-2]).group(1)
+    traces = []
+    for _ in range(2):
+        again = Program(BUILD / "examples" / "sim_requests", "--trace", environment={"TEPAL_SIM_SEED": seed})
+        assert again.wait() == 1
+        traces.append(again.rest())
+        assert traces[-1][-1] == "1 seeds tried, one failed", traces[-1][-5:]
+        assert all(line in traces[-1] for line in lines[:2]), lines
+    assert traces[0] == traces[1]
+    mended = Program(BUILD / "examples" / "sim_requests", "--fixed", environment={"TEPAL_SIM_SEED": seed})
+    assert mended.wait() == 0, mended.rest()
+
+
+def sim_requests_has_nothing_to_find_once_it_is_mended(driver):
+    program = start(driver, "sim_requests", "--fixed", "2000")
+    assert program.wait() == 0 and program.rest() == ["2000 seeds tried, none failed"]
+
+
 def foreign_loop_is_driven_by_poll(driver):
     server = Echo(driver)
     program = start(driver, "foreign_loop", *server.address.rsplit(":", 1), stdin=subprocess.PIPE)
@@ -304,6 +327,8 @@ TESTS = {test.__name__: test for test in (
     timers_and_signals_stops_at_a_signal,
     executor_counts_on_threads,
     executor_passes_an_error_on,
+    sim_requests_finds_the_bug_and_the_seed_finds_it_again,
+    sim_requests_has_nothing_to_find_once_it_is_mended,
     foreign_loop_is_driven_by_poll,
     every_example_is_tested,
 )}
