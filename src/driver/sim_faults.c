@@ -433,19 +433,28 @@ static const struct verb *parse(const tepal_sim *sim, statement *self, int64_t *
     return verb;
 }
 
+/* The words as text, divided by single blanks. */
+static void join(const statement *self, char text[WORDS * WORD]) {
+    size_t length = 0;
+    text[0] = '\0';
+    for (int i = 0; i < self->count; i++) {
+        length += (size_t)snprintf(text + length, WORDS * WORD - length, "%s%s", i == 0 ? "" : " ", self->words[i]);
+    }
+}
+
 static void perform(tepal_sim *sim, const struct verb *verb, const statement *self) {
+    char text[WORDS * WORD];
+    join(self, text);
     sim->stats.faults++;
-    tpi_sim_trace(sim, NULL, "%s %s %s %s %s", self->words[0], self->words[1], self->words[2], self->words[3],
-                  self->words[4]);
+    tpi_sim_trace(sim, NULL, "%s", text);
     act(sim, verb, self);
 }
 
 /* Words of a statement that was understood once, as text of its own. */
 static char *copy_words(const tepal_sim *sim, const statement *self) {
-    char *text = sim->realloc(NULL, sizeof self->words);
+    char *text = sim->realloc(NULL, WORDS * WORD);
     if (text != NULL) {
-        (void)snprintf(text, sizeof self->words, "%s %s %s %s %s", self->words[0], self->words[1], self->words[2],
-                       self->words[3], self->words[4]);
+        join(self, text);
     }
     return text;
 }

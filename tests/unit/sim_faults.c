@@ -485,6 +485,9 @@ TEST(sim_faults, the_trace_has_a_line_for_each_event_with_hosts_as_columns) {
         line--;
     }
     CHECK_EQ(client - line, (server - net.trace) + 30);
+    network_fault(&net, " latency  client\tserver 1ms 2ms; calm");
+    CHECK(strstr(net.trace, "| network: latency client server 1ms 2ms\n") != NULL);
+    CHECK(strstr(net.trace, "| network: calm\n") != NULL); /* and no blanks at its end */
     tepal_sim_stats stats = {.size = sizeof stats};
     CHECK_OK(tepal_sim_get_stats(net.sim, &stats));
     CHECK_EQ(stats.events, net.lines);
