@@ -23,7 +23,7 @@ typedef enum tepal_order {
 /** How a loop is made. Zero is the default of each member. */
 typedef struct tepal_loop_options {
     size_t size;                      /**< sizeof(tepal_loop_options) */
-    const char *driver;               /**< "epoll", "poll"; NULL: the environment's TEPAL_DRIVER, else the best */
+    const char *driver;               /**< "epoll", "poll", "sim"; NULL: what TEPAL_DRIVER says, else the best */
     tepal_order order;                /**< snapshot or drain */
     unsigned drain_limit;             /**< callbacks a turn runs at most in drain order; 0: 1,024 */
     unsigned read_budget;             /**< reads from one descriptor in one turn; 0: 4 */

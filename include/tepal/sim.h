@@ -96,14 +96,15 @@ TEPAL_API int tepal_sim_address(const tepal_sim *sim, const char *host, int fami
                                 tepal_address *address);
 
 /**
- * Run all hosts for limit_ns of virtual time; negative: until nothing is left to happen.
+ * Run all hosts for limit_ns of virtual time, all of which passes; negative: until nothing is left to happen.
  *
- * Returns 1 when the time was up; 0 when nothing is left to happen, which is not an error: every host sleeps without a
- * timer, and nothing is on its way. Below 0: the code of check, of a tepal_loop_interrupt(), or of an error of a host's
- * turn; TEPAL_EINVARIANT once an invariant is broken, in the library or (a host that spins, say) in the program;
- * TEPAL_ERECURSION from inside a run; TEPAL_ENOMEM if memory for the network itself ran out. tepal_sim_failure() says
- * more. Running one host's loop instead, by tepal_loop_run_forever() or any other call, runs the whole network too,
- * for as long as that call lasts; where nothing is left to happen it returns EDEADLK as a system error.
+ * Returns 1 when the time was up. 0, without a limit, when nothing is left to happen, which is not an error: every host
+ * sleeps without a timer, and nothing is on its way. Below 0: the code of check, of a tepal_loop_interrupt(), or of an
+ * error of a host's turn; TEPAL_EINVARIANT once an invariant is broken, in the library or (a host that spins, say) in
+ * the program; TEPAL_ERECURSION from inside a run; TEPAL_ENOMEM if memory for the network itself ran out.
+ * tepal_sim_failure() says more. Running one host's loop instead, by tepal_loop_run_forever() or any other call, runs
+ * the whole network too, for as long as that call lasts; where nothing is left to happen it returns EDEADLK as a system
+ * error.
  */
 TEPAL_API int tepal_sim_run(tepal_sim *sim, int64_t limit_ns);
 
