@@ -2,11 +2,17 @@
  * Signals of several loops in one thread: add, remove, raise, step and close in any order, also from inside the
  * callbacks. Each loop that asked hears of each arrival in its next turn, once however often it came; nobody else
  * does; and when the last loop lets go the process's own disposition is back.
+ *
+ * Meanwhile somebody else writes any bytes into the loops' wake-up descriptors. They mean "look", and nothing else:
+ * nobody hears of anything, and the next wake-up is not missed.
  */
 #include "fuzz/support/fuzz.h"
 #include <tepal.h>
 
+#include <poll.h>
 #include <signal.h>
+#include <stdio.h>
+#include <unistd.h>
 
 enum { LOOPS = 3, SIGNALS = 5 };
 
@@ -22,6 +28,7 @@ typedef struct listener {
 typedef struct listening {
     fuzz_input input;
     tepal_loop *loops[LOOPS]; /* NULL: closed */
+    int wakes[LOOPS];         /* their wake-up descriptors */
     listener listeners[LOOPS][SIGNALS];
     unsigned running, depth;
 } listening;
@@ -94,6 +101,40 @@ static void close_loop(listening *self, unsigned l) {
     }
 }
 
+/* The highest descriptor that is an eventfd: of the loop that was made last. */
+static int newest_eventfd(void) {
+    char name[64], target[64];
+    for (int fd = 40; fd > 2; fd--) {
+        (void)snprintf(name, sizeof name, "/proc/self/fd/%d", fd);
+        const ssize_t length = readlink(name, target, sizeof target - 1);
+        target[length > 0 ? length : 0] = '\0';
+        if (strstr(target, "eventfd") != NULL) {
+            return fd;
+        }
+    }
+    test_fail(__FILE__, __LINE__, "the loop has no eventfd");
+}
+
+/* Any bytes, or as many as the counter holds; and then the loop is woken. */
+static void scribble(listening *self, unsigned l) {
+    uint8_t bytes[16];
+    const size_t size = fuzz_below(&self->input, sizeof bytes + 1);
+    const uint64_t most = UINT64_MAX - 1;
+    for (size_t i = 0; i < size; i++) {
+        bytes[i] = fuzz_byte(&self->input);
+    }
+    ssize_t written = write(self->wakes[l], bytes, size);
+    if (fuzz_below(&self->input, 4) == 3) {
+        written = write(self->wakes[l], &most, sizeof most);
+    }
+    (void)written; /* fewer than eight are refused, and so is what would be too much */
+    tepal_loop_wake(self->loops[l]);
+    struct pollfd wake = {.fd = self->wakes[l], .events = POLLIN};
+    CHECK_EQ(poll(&wake, 1, 0), 1);
+    wake.fd = tepal_loop_poll_fd(self->loops[l]);
+    CHECK(wake.fd == TEPAL_ENOTSUP || poll(&wake, 1, 0) == 1);
+}
+
 static void raise_one(listening *self, unsigned s) {
     if (is_caught(self, s)) {
         for (unsigned l = 0; l < LOOPS; l++) {
@@ -128,6 +169,8 @@ static void operate(listening *self) {
     case 7:
         if (fuzz_below(&self->input, 4) == 3) {
             close_loop(self, l);
+        } else {
+            scribble(self, l);
         }
         break;
     case 8: {
@@ -160,6 +203,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         CHECK_OK(tepal_loop_new(&self.loops[l],
                                 TEPAL_OPTIONS(tepal_loop_options, .driver = kind >> l & 1 ? "poll" : "epoll",
                                               .debug = true, .slow_callback_ns = -1, .realloc = test_counting_alloc)));
+        self.wakes[l] = newest_eventfd();
         tepal_loop_set_exception_handler(self.loops[l], fail, NULL);
         for (unsigned s = 0; s < SIGNALS; s++) {
             self.listeners[l][s] = (listener){.owner = &self, .loop = l};
