@@ -313,6 +313,8 @@ void tpi_sim_stream_acknowledge(tpi_sim_socket *socket);
 bool tpi_sim_stream_has_news(const tpi_sim_socket *socket); /* for one that reads */
 /* The connection is over: neither end knows the other any more. */
 void tpi_sim_sever(tpi_sim_socket *socket);
+/* Nobody is behind a socket any more, and nobody has told its peer. */
+void tpi_sim_stream_probe(tpi_sim_socket *socket);
 void tpi_sim_stream_event(tepal_sim *sim, tpi_sim_event *event);
 void tpi_sim_keep_alive(tpi_sim_socket *socket);
 

@@ -544,6 +544,7 @@ static void die(tpi_sim_socket *socket) {
     (void)tpi_sim_socket_ref(socket);
     unbind(socket);
     drop_backlog(socket, true);
+    tpi_sim_stream_probe(socket);
     socket->dead = true;
     socket->connecting = false;
     end(socket);

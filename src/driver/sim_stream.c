@@ -6,6 +6,8 @@
 
 #include <errno.h>
 
+#define PROBE_MAX_NS TEPAL_SEC(60)
+
 void tpi_sim_list(tpi_sim_socket *socket) {
     tpi_sim_driver *driver = socket->driver;
     if (socket->listed || socket->object == NULL) {
@@ -272,6 +274,16 @@ static void refuse(tepal_sim *sim, tpi_sim_event *event) {
     (void)tpi_sim_at(sim, at_ns, TPI_RST, event->to, sender);
 }
 
+/* A peer that waits for room asks from time to time, as TCP does, and so finds that nobody is there any more. */
+void tpi_sim_stream_probe(tpi_sim_socket *socket) {
+    tepal_sim *sim = socket->host->sim;
+    tpi_sim_socket *peer = socket->peer;
+    if (peer != NULL && peer->object != NULL && peer->object->sending != NULL) {
+        int64_t at_ns = sim->now_ns + tpi_sim_between(sim, 1, PROBE_MAX_NS);
+        (void)tpi_sim_at(sim, at_ns, TPI_SEGMENT, peer, socket); /* without a byte */
+    }
+}
+
 static void connection_fails(tpi_sim_socket *socket, int error) {
     tepal_sim *sim = socket->host->sim;
     if (socket->connecting) {
@@ -289,19 +301,16 @@ static void connection_fails(tpi_sim_socket *socket, int error) {
     if (socket->object != NULL && socket->object->sending != NULL) {
         tpi_sim_list(socket);
     }
-    if (error == ETIMEDOUT && socket->peer != NULL && socket->peer->unread > 0) {
-        tpi_sim_stream_reset(socket); /* the peer goes on asking for room, and is answered so once it is heard */
+    if (error == ETIMEDOUT) {
+        tpi_sim_stream_probe(socket);
     }
     tpi_sim_sever(socket);
 }
 
 static void segment_arrives(tepal_sim *sim, tpi_sim_event *event) {
     tpi_sim_socket *to = event->to;
-    if (to->closed) {
+    if (to->closed || to->error != 0) {
         refuse(sim, event);
-        return;
-    }
-    if (to->error != 0) {
         return;
     }
     to->arrived += event->length;

@@ -229,6 +229,49 @@ TEST(sim_faults, a_crashed_host_says_nothing_and_its_peer_hears_of_it_when_it_is
     network_close(&net);
 }
 
+/* The server does not read, and the client waits for room. */
+static void fill(network *net) {
+    network_open(net, 1);
+    network_connect(net);
+    CHECK_OK(tepal_transport_pause_reading(net->accepted->transport));
+    network_write(net->connected, 1000000);
+    network_pass(net, TEPAL_SEC(1));
+    CHECK_GT(tepal_transport_write_buffer_size(net->connected->transport), 0);
+}
+
+TEST(sim_faults, a_sender_that_waits_for_room_hears_that_its_peer_is_gone) {
+    for (int again = 0; again < 2; again++) {
+        network net = {0};
+        fill(&net);
+        network_pass(&net, TEPAL_SEC(10000));
+        CHECK_EQ(net.connected->losts, 0); /* it is there, and does not read */
+        network_fault(&net, "crash server");
+        if (again == 1) {
+            tepal_loop *loop;
+            CHECK_OK(tepal_sim_add_host(net.sim, "server", NULL, &loop));
+        }
+        CHECK_EQ(tepal_sim_run(net.sim, -1), 0);
+        CHECK_EQ(net.connected->lost_code, (again == 1 ? TEPAL_SYSTEM(ECONNRESET) : TEPAL_ETIMEDOUT));
+        network_close(&net);
+    }
+}
+
+TEST(sim_faults, a_sender_that_waits_for_room_hears_that_its_peer_has_given_up) {
+    network net = {0};
+    fill(&net);
+    CHECK_OK(tepal_transport_pause_reading(net.connected->transport)); /* so that nothing else tells it */
+    network_fault(&net, "partition client server");
+    network_write(net.accepted, 1);
+    network_pass(&net, TEPAL_SEC(2000));
+    network_write(net.accepted, 1);
+    network_pass(&net, TEPAL_SEC(1));
+    CHECK_EQ(net.accepted->lost_code, TEPAL_ETIMEDOUT);
+    network_fault(&net, "heal client server");
+    CHECK_EQ(tepal_sim_run(net.sim, -1), 0);
+    CHECK_EQ(net.connected->losts, 1);
+    network_close(&net);
+}
+
 TEST(sim_faults, keep_alive_finds_a_peer_that_has_vanished) {
     network net = {0};
     network_open(&net, 1);
