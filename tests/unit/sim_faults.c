@@ -53,6 +53,24 @@ TEST(sim_faults, a_partition_holds_everything_back_and_healing_it_brings_all_of_
     network_close(&net);
 }
 
+TEST(sim_faults, an_end_does_not_overtake_what_a_partition_held_back) {
+    for (uint64_t seed = 1; seed <= 20; seed++) {
+        network net = {0};
+        network_open(&net, seed);
+        network_connect(&net);
+        network_fault(&net, "latency client server 100ms 100ms; partition client server");
+        network_write(net.connected, 1000);
+        network_pass(&net, TEPAL_SEC(1));
+        CHECK_OK(tepal_transport_write_eof(net.connected->transport));
+        network_pass(&net, TEPAL_MS(50)); /* it is on its way, and was not held back */
+        network_fault(&net, "heal client server");
+        CHECK_EQ(tepal_sim_run(net.sim, -1), 0);
+        CHECK_EQ(net.accepted->received, 1000);
+        CHECK_EQ(net.accepted->eofs, 1);
+        network_close(&net);
+    }
+}
+
 TEST(sim_faults, one_direction_may_be_dropped_alone) {
     network net = {.server_echoes = true};
     network_open(&net, 1);
