@@ -51,8 +51,7 @@ static void try_script(const char *text) {
     CHECK_OK(tepal_sim_new(&sim, TEPAL_OPTIONS(tepal_sim_options, .seed = 3, .realloc = test_counting_alloc)));
     CHECK_OK(tepal_sim_add_host(sim, "a", TEPAL_OPTIONS(tepal_loop_options, .realloc = test_counting_alloc), &a));
     CHECK_OK(tepal_sim_add_host(sim, "b.c-d_2", TEPAL_OPTIONS(tepal_loop_options, .realloc = test_counting_alloc), &b));
-    CHECK_OK(
-        tepal_loop_listen(a, silent_factory, NULL, TEPAL_OPTIONS(tepal_server_options, .port = PORT), &server));
+    CHECK_OK(tepal_loop_listen(a, silent_factory, NULL, TEPAL_OPTIONS(tepal_server_options, .port = PORT), &server));
     connect_to(b, "a");
     connect_to(a, "localhost");
     CHECK_EQ(tepal_sim_run(sim, TEPAL_MS(20)), 1);
