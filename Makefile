@@ -4,10 +4,11 @@
 BUILD ?= build
 PREFIX ?= /usr/local
 FUZZ_SECONDS ?= 600
+SOAK_MINUTES ?= 10
 
 export BUILD
 
-.PHONY: all demo test check sanitize coverage bench soak fuzz mutants mutants-generated install clean
+.PHONY: all demo test check sanitize coverage bench soak soak-drivers soak-tests fuzz mutants mutants-generated install clean
 
 all:
 	@scripts/setup build
@@ -44,8 +45,19 @@ bench:
 	@scripts/build build-bench -Dbench=true -Dtests=false
 	@BUILD=build-bench bench/run
 
-# The tests with every repetition count in full; hours.
+# Both of these, one after the other.
 soak:
+	@$(MAKE) --no-print-directory soak-drivers
+	@$(MAKE) --no-print-directory soak-tests
+
+# Each driver under load for SOAK_MINUTES: messages, what was lost, memory, descriptors.
+soak-drivers:
+	@scripts/setup build
+	@scripts/build $(BUILD)
+	@scripts/soak $(SOAK_MINUTES)
+
+# The tests with every repetition count in full; hours.
+soak-tests:
 	@scripts/setup build test
 	@scripts/build $(BUILD)
 	@TEST_SOAK=1 tests/run
