@@ -23,7 +23,7 @@ static char *run_on_driver(const program *what, const char *driver) {
     options.driver = driver;
     options.realloc = test_counting_alloc;
     CHECK_OK(tepal_loop_new(&loop, &options));
-    char *told = program_run(what, loop);
+    char *told = differential_program_run(what, loop);
     tepal_loop_unref(loop);
     return told;
 }
@@ -59,7 +59,7 @@ static char *run_on_simulated_host(const program *what, uint64_t seed) {
     if (!what->is_whole) {
         slow_down(sim, "short");
     }
-    char *told = program_run(what, loop);
+    char *told = differential_program_run(what, loop);
     if (tepal_sim_failure(sim) != NULL) {
         test_fail(__FILE__, __LINE__, "program %llu: %s", (unsigned long long)what->number, tepal_sim_failure(sim));
     }

@@ -166,7 +166,7 @@ struct run {
 };
 
 /* Run it on this loop and close that. Its stories, one after the other, to be freed. */
-char *program_run(const program *program, tepal_loop *loop);
+char *differential_program_run(const program *program, tepal_loop *loop);
 
 /* differential_run.c */
 void run_close(run *self); /* one thing less is open */

@@ -432,7 +432,7 @@ static void report(tepal_loop *loop, const char *what, const tepal_error *error,
     story_tell(&self->reports, "%s: %s", what, error->text);
 }
 
-char *program_run(const program *what, tepal_loop *loop) {
+char *differential_program_run(const program *what, tepal_loop *loop) {
     run *self = calloc(1, sizeof *self);
     story whole = {0};
     tepal_handle limit;

@@ -167,7 +167,7 @@ static void check_end_of_node(const program_node *self) {
     }
 }
 
-void node_close(program_node *self) {
+void program_node_close(program_node *self) {
     random_program *program = self->program;
     const int calls = program->calls;
 
@@ -429,7 +429,7 @@ static void end_lively(random_program *self) {
 static void give_back(random_program *self) {
     for (int i = 0; i < self->node_count; i++) {
         if (!self->nodes[i].is_closed) {
-            node_close(&self->nodes[i]);
+            program_node_close(&self->nodes[i]);
         }
     }
     for (const program_end *one = self->ends; one != NULL; one = one->next) {

@@ -276,7 +276,7 @@ void act_now(program_node *node, program_end *end, bool inside);
 void acts_choose(random_program *self);
 const char *act_name(int number); /* NULL: no more */
 
-void node_close(program_node *self);
+void program_node_close(program_node *self);
 void node_crash(program_node *self);
 void node_add(random_program *self, int name);
 void node_forget_calls(program_node *self);

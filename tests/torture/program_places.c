@@ -373,7 +373,7 @@ void act_close_loop(program_node *node, program_end *end) {
     program_node *victim = another(node);
 
     if (victim != NULL && chance(node->program, 4) && !tepal_loop_is_running(victim->loop)) {
-        node_close(victim);
+        program_node_close(victim);
     }
 }
 
