@@ -109,7 +109,9 @@ static void wildcard(stage *self, bool mapped) {
     }
     const uint16_t port = port_of(self, server);
     tepal_address local;
-    CHECK_OK(tepal_address_parse(&local, "127.0.0.1", 0));
+    char host[STAGE_HOST];
+    stage_host(host);
+    CHECK_OK(tepal_address_parse(&local, host, 0));
     if (port > 0) {
         (void)stage_dial_with(self, TEPAL_OPTIONS(tepal_connect_options, .port = port, .limit_ns = TEPAL_SEC(60)));
         (void)stage_dial_with(self,
@@ -132,7 +134,9 @@ static void wildcard_of_both(stage *self) {
 
 static void borrowed_listener(stage *self) {
     uint16_t port;
-    const int fd = stage_bound(self, &port);
+    char host[STAGE_HOST];
+    stage_host(host);
+    const int fd = stage_bound(self, host, &port);
 
     set_roles(self);
     faults_own_begin();
@@ -141,7 +145,7 @@ static void borrowed_listener(stage *self) {
     if (stage_listen_with(self, TEPAL_OPTIONS(tepal_server_options, .fds = &fd, .fd_count = 1)) == NULL) {
         return;
     }
-    (void)stage_dial_with(self, TEPAL_OPTIONS(tepal_connect_options, .host = "127.0.0.1", .port = port));
+    (void)stage_dial_with(self, TEPAL_OPTIONS(tepal_connect_options, .host = host, .port = port));
     wait_for_answers(self, 1);
     stage_close_servers(self);
 }
@@ -198,12 +202,13 @@ static void dead_file(stage *self) {
 
 static void refused(stage *self) {
     uint16_t port;
-    (void)stage_bound(self, &port);
-    (void)stage_dial_with(self, TEPAL_OPTIONS(tepal_connect_options, .port = port));
-    (void)stage_dial_with(self, TEPAL_OPTIONS(tepal_connect_options, .host = "127.0.0.1", .port = port));
+    char host[STAGE_HOST];
+    stage_host(host);
+    (void)stage_bound(self, host, &port);
+    (void)stage_dial_with(self, TEPAL_OPTIONS(tepal_connect_options, .port = 1));
+    (void)stage_dial_with(self, TEPAL_OPTIONS(tepal_connect_options, .host = host, .port = port));
     (void)stage_dial_with(self, TEPAL_OPTIONS(tepal_connect_options, .unix_path = "/nowhere/to/be/found"));
-    tepal_future *canceled =
-        stage_dial_with(self, TEPAL_OPTIONS(tepal_connect_options, .host = "127.0.0.1", .port = port));
+    tepal_future *canceled = stage_dial_with(self, TEPAL_OPTIONS(tepal_connect_options, .host = host, .port = port));
     if (canceled != NULL) {
         (void)tepal_future_cancel(canceled);
     }

@@ -51,7 +51,9 @@ static void refused(stage *self) {
     int ends[2];
     uint16_t port;
     node *unused = stage_node(self, &self->client);
-    const int fd = stage_bound(self, &port);
+    char host[STAGE_HOST];
+    stage_host(host);
+    const int fd = stage_bound(self, host, &port);
 
     stage_pipe(self, ends);
     stage_refused(self, tepal_loop_adopt(self->loop, ends[0], &unused->protocol, NULL, NULL));

@@ -324,17 +324,22 @@ tepal_server *stage_listen_with(stage *self, const tepal_server_options *options
     return server;
 }
 
-tepal_server *stage_listen(stage *self, stage_kind kind) {
-    static unsigned number; /* so that ports and names come back late */
-    char text[32];
-    const char *hosts[] = {kind == STAGE_TCP6 ? "::1" : text};
+void stage_host(char host[STAGE_HOST]) {
+    static unsigned number;
 
     number++;
+    snprintf(host, STAGE_HOST, "127.%u.%u.%u", 1 + number / 62500 % 250, 1 + number / 250 % 250, 1 + number % 250);
+}
+
+tepal_server *stage_listen(stage *self, stage_kind kind) {
+    char text[STAGE_HOST];
+    const char *hosts[] = {kind == STAGE_TCP6 ? "::1" : text};
+
     if (kind == STAGE_UNIX) {
-        snprintf(self->path, sizeof self->path, "%s/%u", test_directory(), number);
+        snprintf(self->path, sizeof self->path, "%s/socket", test_directory());
         return stage_listen_with(self, TEPAL_OPTIONS(tepal_server_options, .unix_path = self->path));
     }
-    snprintf(text, sizeof text, "127.%u.%u.%u", 1 + number / 62500 % 250, 1 + number / 250 % 250, 1 + number % 250);
+    stage_host(text);
     return stage_listen_with(self, TEPAL_OPTIONS(tepal_server_options, .hosts = hosts, .host_count = 1));
 }
 
@@ -459,12 +464,49 @@ void stage_close_fd(stage *self, int fd) {
     faults_own_end();
 }
 
+int stage_bound(stage *self, const char *host, uint16_t *port) {
+    struct sockaddr_in address = {.sin_family = AF_INET};
+    socklen_t length = sizeof address;
+    const int on = 1;
+
+    CHECK_EQ(inet_pton(AF_INET, host, &address.sin_addr), 1);
+    faults_own_begin();
+    const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    CHECK_GE(fd, 0);
+    CHECK_EQ(setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on), 0);
+    CHECK_EQ(bind(fd, (struct sockaddr *)&address, length), 0);
+    CHECK_EQ(getsockname(fd, (struct sockaddr *)&address, &length), 0);
+    faults_own_end();
+    *port = ntohs(address.sin_port);
+    stage_take(self, fd);
+    return fd;
+}
+
+/* Two connected TCP sockets. */
+static void tcp_pair(stage *self, int fds[2]) {
+    struct sockaddr_in address;
+    socklen_t length = sizeof address;
+    char host[STAGE_HOST];
+    uint16_t port;
+
+    stage_host(host);
+    const int listener = stage_bound(self, host, &port);
+    CHECK_EQ(listen(listener, 1), 0);
+    CHECK_EQ(getsockname(listener, (struct sockaddr *)&address, &length), 0);
+    fds[0] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    CHECK_GE(fds[0], 0);
+    CHECK_EQ(connect(fds[0], (struct sockaddr *)&address, length), 0);
+    fds[1] = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    CHECK_GE(fds[1], 0);
+    stage_close_fd(self, listener);
+}
+
 void stage_pair(stage *self, stage_kind kind, int fds[2]) {
     faults_own_begin();
     if (kind == STAGE_UNIX) {
         test_socketpair(fds);
     } else {
-        test_tcp_pair(fds);
+        tcp_pair(self, fds);
     }
     faults_own_end();
     stage_take(self, fds[0]);
@@ -475,21 +517,6 @@ void stage_pipe(stage *self, int fds[2]) {
     CHECK_EQ(pipe2(fds, O_NONBLOCK | O_CLOEXEC), 0);
     stage_take(self, fds[0]);
     stage_take(self, fds[1]);
-}
-
-int stage_bound(stage *self, uint16_t *port) {
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t length = sizeof address;
-
-    faults_own_begin();
-    const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    CHECK_GE(fd, 0);
-    CHECK_EQ(bind(fd, (struct sockaddr *)&address, length), 0);
-    CHECK_EQ(getsockname(fd, (struct sockaddr *)&address, &length), 0);
-    faults_own_end();
-    *port = ntohs(address.sin_port);
-    stage_take(self, fd);
-    return fd;
 }
 
 /* ---- Beginning and end ---- */

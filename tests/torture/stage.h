@@ -148,9 +148,15 @@ bool node_is_open(const node *self); /* made, and not lost */
 /* Sockets of the scene's own, closed by the end of it unless they were given away. */
 void stage_pair(stage *self, stage_kind kind, int fds[2]);
 void stage_pipe(stage *self, int fds[2]);
-int stage_bound(stage *self, uint16_t *port); /* to 127.0.0.1, not listening */
-void stage_give(stage *self, int fd);         /* it is the library's now */
-void stage_take(stage *self, int fd);         /* it is the scene's */
+/*
+ * An address of the loopback network that comes back late: the ports of 127.0.0.1 would be used up by connections in
+ * TIME_WAIT, ours and those of other tests.
+ */
+enum { STAGE_HOST = 16 };
+void stage_host(char host[STAGE_HOST]);
+int stage_bound(stage *self, const char *host, uint16_t *port); /* not listening */
+void stage_give(stage *self, int fd);                           /* it is the library's now */
+void stage_take(stage *self, int fd);                           /* it is the scene's */
 void stage_close_fd(stage *self, int fd);
 
 /* Close the loop, check that all has ended, and give everything back. */
