@@ -14,7 +14,7 @@ static void ask(node *self) {
 
 static void hang_up_when_answered(node *self) {
     if (self->received == questions[self->number]) {
-        node_close(self);
+        node_hang_up(self);
     }
 }
 
@@ -133,7 +133,7 @@ static void linger(stage *self, stage_kind kind) {
         return;
     }
     stage_turns(self, 3);
-    node_close(served);
+    node_hang_up(served);
     STAGE_UNTIL(self, stage_all_closed(self));
     STAGE_WANT(self, client->received == 3000);
     stage_close_servers(self);
@@ -155,10 +155,10 @@ static void linger_for_a_while(stage *self) {
         return;
     }
     stage_turns(self, 3);
-    node_close(served);
+    node_hang_up(served);
     STAGE_UNTIL(self, served->lost == 1 && client->eofs + client->lost > 0);
     stage_turns(self, 4);
-    node_close(client);
+    node_hang_up(client);
     STAGE_UNTIL(self, stage_all_closed(self));
 }
 

@@ -18,7 +18,7 @@ static void ask(node *self) {
 
 static void hang_up_when_answered(node *self) {
     if (self->received == LENGTH) {
-        node_close(self);
+        node_hang_up(self);
     }
 }
 

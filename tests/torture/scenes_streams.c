@@ -35,7 +35,7 @@ static void adopted(stage *self, stage_kind kind) {
     node_write(a, 2000);
     node_write(b, 3000);
     STAGE_UNTIL(self, (a->received == 3000 && b->received == 2000) || a->lost + b->lost > 0);
-    node_close(a);
+    node_hang_up(a);
     STAGE_UNTIL(self, stage_all_closed(self));
 }
 
@@ -96,7 +96,7 @@ static void borrowed(stage *self) {
     if (a != NULL && b != NULL) {
         node_write(a, 1000);
         STAGE_UNTIL(self, b->received == 1000 || a->lost + b->lost > 0);
-        node_close(a);
+        node_hang_up(a);
         node_abort(b);
     }
     STAGE_UNTIL(self, self->called == taken || a == NULL || b == NULL);
@@ -215,7 +215,7 @@ static void produce(stage *self, bool streaming) {
         node_write(a, 10000); /* it is paused, and resumed once that has left */
     }
     STAGE_UNTIL(self, a->lost == 1 || (b->received >= 10000 && from.left < 6));
-    node_close(a);
+    node_hang_up(a);
     STAGE_UNTIL(self, stage_all_closed(self));
     STAGE_WANT(self, b->received == a->sent);
 }
@@ -260,10 +260,10 @@ static void relayed(stage *self, stage_kind kind, bool both) {
     STAGE_UNTIL(self, stage_all_done(self));
     STAGE_UNTIL(self, reader->eofs + reader->lost > 0 && (!both || writer->eofs + writer->lost > 0));
     STAGE_WANT(self, reader->received == 25000 && (!both || writer->received == 9000));
-    node_close(writer);
-    node_close(reader);
-    node_close(from);
-    node_close(to);
+    node_hang_up(writer);
+    node_hang_up(reader);
+    node_hang_up(from);
+    node_hang_up(to);
     STAGE_UNTIL(self, stage_all_closed(self));
 }
 

@@ -225,7 +225,7 @@ void node_end(node *self) {
     }
 }
 
-void node_close(node *self) {
+void node_hang_up(node *self) {
     if (node_is_open(self)) {
         tepal_transport_close(self->transport);
     }

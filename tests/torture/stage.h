@@ -136,7 +136,7 @@ node *stage_served(stage *self, int number);
 void node_write(node *self, size_t length);
 void node_narrow(node *self); /* buffers of the socket as small as they can be */
 void node_end(node *self);    /* write_eof */
-void node_close(node *self);
+void node_hang_up(node *self);
 void node_abort(node *self);
 /*
  * As on_lost, where the other side closes first and nothing is on its way: a reset leaves no connection in TIME_WAIT, of
