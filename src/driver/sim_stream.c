@@ -72,6 +72,12 @@ static void append(tpi_sim_socket *socket, const struct iovec *pieces, size_t co
     }
 }
 
+/* Between the Unix sockets of a loop that is alone in its network nothing travels, as in a kernel. */
+static bool is_at_hand(const tpi_sim_socket *socket) {
+    const tpi_sim_driver *driver = socket->host->driver;
+    return socket->family == AF_UNIX && driver != NULL && driver->alone;
+}
+
 static void ack_arrives(tpi_sim_event *event);
 
 void tpi_sim_stream_acknowledge(tpi_sim_socket *socket) {
@@ -79,7 +85,7 @@ void tpi_sim_stream_acknowledge(tpi_sim_socket *socket) {
     if (socket->peer == NULL || socket->ack_travels || socket->ack_due == 0) {
         return;
     }
-    if (socket->family == AF_UNIX) {
+    if (is_at_hand(socket)) {
         tpi_sim_event now = {.from = socket, .to = socket->peer, .length = socket->ack_due};
         socket->ack_due = 0;
         ack_arrives(&now);
@@ -129,14 +135,11 @@ void tpi_sim_stream_put_back(tpi_sim_socket *socket, const uint8_t *from, size_t
 
 /* Sending */
 
-/*
- * Something for the peer, in the order of what was sent to it before. Between Unix sockets nothing travels, unless
- * chance delays it.
- */
+/* Something for the peer, in the order of what was sent to it before. */
 static bool travel(tpi_sim_socket *socket, tpi_sim_happening what, size_t length) {
     tepal_sim *sim = socket->host->sim;
     tpi_sim_socket *peer = socket->peer;
-    if (socket->family == AF_UNIX && peer->last_arrival_ns <= sim->now_ns && sim->rates[TPI_RATE_DELAY] == 0) {
+    if (is_at_hand(socket) && peer->last_arrival_ns <= sim->now_ns) {
         tpi_sim_stream_event(sim, &(tpi_sim_event){.what = what, .from = socket, .to = peer, .length = length});
         return true;
     }
@@ -241,7 +244,7 @@ void tpi_sim_stream_reset(tpi_sim_socket *socket) {
     tepal_sim *sim = socket->host->sim;
     if (socket->peer != NULL) {
         tpi_sim_trace(sim, socket->host, "sends a reset");
-        if (socket->family == AF_UNIX) {
+        if (is_at_hand(socket)) {
             (void)travel(socket, TPI_RST, 0);
             return;
         }
