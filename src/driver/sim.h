@@ -140,10 +140,10 @@ struct tpi_sim_driver {
 
 struct tpi_sim_socket {
     unsigned references;
+    int fd; /* -1: closed, or not accepted yet */
     tpi_sim_host *host;
     tpi_sim_driver *driver; /* whose descriptor it is; NULL: not accepted yet */
     tpi_object *object;     /* NULL: nobody has it */
-    int fd;                 /* -1: closed, or not accepted yet */
     uint8_t kind;           /* of tpi_kind */
     bool closed; /* nobody has it any more: it only sends what it has; data that arrives is answered with a reset */
     bool dead;   /* beyond that: it was reset, or vanished with its host; its end is answered with a reset, too */
@@ -162,23 +162,23 @@ struct tpi_sim_socket {
     int64_t last_arrival_ns; /* of what was sent to it */
     size_t ack_due;          /* read, and the sender does not know yet */
     bool ack_travels, fin_arrived;
-    int error;       /* an errno that has arrived: the connection is over */
     bool error_told; /* by a send */
+    int error;       /* an errno that has arrived: the connection is over */
 
     /* What goes out. */
     size_t capacity; /* sent and not yet read at most */
     size_t unread;   /* of that, now, as far as it knows */
     bool fin_sent;
-    uint64_t sent_total, reset_after; /* reset_after 0: not armed */
     unsigned held;                    /* segments that a link holds back */
+    uint64_t sent_total, reset_after; /* reset_after 0: not armed */
     uint64_t epoch;                   /* of giving up */
 
     /* What its object wants, and is to be told. */
     bool reading, at_end, fresh, accepting;
-    bool was_stopped;  /* in the upcall under way */
-    size_t given_back; /* of the last portion */
+    bool was_stopped; /* in the upcall under way */
     bool say_connected, say_stopped, say_closed, say_released, say_sent, start_again;
     int connect_code;
+    size_t given_back; /* of the last portion */
     int64_t sent_result;
     uint64_t message_sum;   /* of a message that was not taken when it was sent */
     uint64_t reading_since; /* the dispatch before read_start, of a fresh one */

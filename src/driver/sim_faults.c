@@ -48,8 +48,11 @@ int64_t tpi_sim_travel(tepal_sim *sim, tpi_sim_host *from, const tpi_sim_host *t
 
 bool tpi_sim_hold(tepal_sim *sim, tpi_sim_event *event) {
     tpi_sim_host *from = event->host != NULL ? event->host : event->from == NULL ? NULL : event->from->host;
+    if (from == NULL) {
+        return false;
+    }
     const tpi_sim_host *to = event->to != NULL ? event->to->host : tpi_sim_route(from, &event->from->remote);
-    if (from == NULL || to == NULL) {
+    if (to == NULL) {
         return false;
     }
     tpi_sim_link *link = link_of(from, to);

@@ -76,7 +76,7 @@ static bool is_name(const char *name) {
 int tepal_sim_add_host(tepal_sim *sim, const char *name, const tepal_loop_options *options, tepal_loop **loop) {
     tepal_loop_options own = {0};
     tpi_sim_host *host;
-    tepal_loop *made;
+    tepal_loop *made = NULL;
     int code = tpi_options_copy(&own, sizeof own, options);
     if (code < 0 || own.driver != NULL || name == NULL || !is_name(name)) {
         return TEPAL_EINVAL;
