@@ -235,6 +235,22 @@ TEST_DRIVERS(fork, a_childs_wake_ups_and_signals_do_not_reach_the_parent) {
     close_household(&self);
 }
 
+TEST_DRIVERS(fork, a_signal_in_a_child_that_has_said_nothing_is_nobodys) {
+    household self;
+    open_household(&self);
+    const uint64_t turns = loop_stats(self.loop).turns;
+    IN_CHILD({
+        raise(SIGUSR1); /* its handler is inherited, and must not wake the parent */
+        loop_end(self.loop);
+    })
+    CHECK_OK(tepal_loop_call_later(self.loop, TEPAL_MS(5), stop_loop, self.loop, NULL));
+    CHECK_OK(tepal_loop_run_forever(self.loop));
+    CHECK_LE(loop_stats(self.loop).turns - turns, 1);
+    CHECK_EQ(self.signals, 0);
+    check_household(&self);
+    close_household(&self);
+}
+
 TEST_DRIVERS(fork, signals_that_came_to_the_parent_are_the_parents) {
     household self;
     open_household(&self);
