@@ -24,7 +24,7 @@ static void count_reports(tepal_loop *loop, const char *what, const tepal_error 
 static void never_ready(tepal_watch *watch, unsigned events) {
     (void)watch;
     (void)events;
-    CHECK(!"nothing was written");
+    test_fail(__FILE__, __LINE__, "nothing was written");
 }
 
 static void do_nothing(tepal_producer *producer) {
@@ -34,20 +34,20 @@ static void do_nothing(tepal_producer *producer) {
 static void never_released(void *argument, int status) {
     (void)argument;
     (void)status;
-    CHECK(!"it was refused");
+    test_fail(__FILE__, __LINE__, "it was refused");
 }
 
 static int never_called(void *argument, tepal_protocol **protocol) {
     (void)argument;
     (void)protocol;
-    CHECK(!"it was refused");
+    test_fail(__FILE__, __LINE__, "it was refused");
     return TEPAL_EINVAL;
 }
 
 static int never_works(void *argument, void **value) {
     (void)argument;
     (void)value;
-    CHECK(!"it was refused");
+    test_fail(__FILE__, __LINE__, "it was refused");
     return 0;
 }
 

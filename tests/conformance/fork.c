@@ -56,7 +56,7 @@ static void on_signal(int signal, void *argument) {
 }
 
 static void open_household(household *self) {
-    *self = (household){.loop = LOOP(.debug = true)};
+    *self = (household){.loop = LOOP(.debug = true, .slow_callback_ns = -1)};
     self_of_watch = self;
     test_socketpair(self->fds);
     self->watch = (tepal_watch){.fd = self->fds[0], .ready = on_ready};

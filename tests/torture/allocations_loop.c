@@ -148,7 +148,7 @@ static void writer_ready(void *argument) {
 
 static void never_ready(void *argument) {
     (void)argument;
-    CHECK(!"nothing was written");
+    test_fail(__FILE__, __LINE__, "nothing was written");
 }
 
 static void watch_descriptors(trial *self) {
