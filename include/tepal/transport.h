@@ -123,7 +123,8 @@ TEPAL_API void tepal_transport_close(tepal_transport *transport);
 
 /**
  * End at once: what is buffered is discarded, TCP is reset. connection_lost gets code (negative), or NULL for code 0.
- * Also ends a close() that is still sending. Twice is harmless; the first code counts.
+ * Also ends a close() that is still sending. Twice is harmless; the first code counts. What fails by itself, for want of
+ * memory, say, ends in the same way: what the peer has got must not look like all there was.
  */
 TEPAL_API void tepal_transport_abort(tepal_transport *transport, int code);
 

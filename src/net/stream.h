@@ -35,7 +35,7 @@ typedef enum tpi_transport_flag {
     TPI_PAUSED_READING = 1 << 8, /* by the protocol */
     TPI_PAUSED_WRITING = 1 << 9, /* the protocol has been told */
     TPI_CLOSE_DUE = 1 << 10,     /* the bottom is to end once the chain is empty */
-    TPI_RESET = 1 << 11,         /* aborted: close with a reset */
+    TPI_RESET = 1 << 11,         /* aborted, or failed: close with a reset */
     TPI_NO_RESET = 1 << 12,      /* option */
     TPI_BORROWED = 1 << 13,      /* option */
     TPI_HAS_SENT = 1 << 14,      /* something was handed to the kernel */
