@@ -134,6 +134,25 @@ SCRIPT_TEST(adopt, marks_that_are_not_given_follow_those_that_are) {
     }
 }
 
+static void leave_it(tepal_producer *producer) {
+    (void)producer;
+}
+
+SCRIPT_TEST(adopt, marks_that_nobody_set_stay_when_a_producer_is_registered) {
+    script self = {0};
+    tepal_producer producer = {.size = sizeof producer, .resume = leave_it, .pause = leave_it, .stop = leave_it};
+    uint64_t high, low, cap;
+
+    script_open(&self, SCRIPT_UNIX);
+    CHECK_OK(tepal_transport_register_producer(self.transport, &producer, true));
+    tepal_transport_get_write_limits(self.transport, &high, &low, &cap);
+    CHECK_EQ(high, 65536);
+    CHECK_EQ(low, 16384);
+    CHECK_EQ(cap, 16 << 20);
+    CHECK_OK(tepal_transport_unregister_producer(self.transport));
+    script_close(&self);
+}
+
 /* ---- Borrowing ---- */
 
 typedef struct lender {

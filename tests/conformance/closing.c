@@ -2,6 +2,7 @@
 #include "conformance/script.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -275,6 +276,19 @@ SCRIPT_TEST(closing, without_output_there_is_nothing_to_linger_for) {
     script_close_now(&self);
     RUN_UNTIL(self.loop, self.losts == 1);
     script_take_error(&self, ECONNRESET);
+    script_close(&self);
+}
+
+SCRIPT_TEST(closing, without_unread_input_there_is_nothing_to_linger_for) {
+    script self = {0};
+
+    script_open(&self, SCRIPT_TCP);
+    script_write(&self, 1000);
+    script_take_all(&self);
+    script_close_now(&self);
+    RUN_UNTIL(self.loop, self.losts == 1);
+    settle(self.loop);
+    CHECK_EQ(fcntl(self.fd, F_GETFD), -1); /* though the peer has not closed */
     script_close(&self);
 }
 
