@@ -73,6 +73,39 @@ SCRIPT_TEST(closing, a_close_in_data_received_is_the_last_data) {
     script_close(&self);
 }
 
+static void leave_it(tepal_producer *producer) {
+    (void)producer;
+}
+
+typedef struct stoppable {
+    tepal_producer producer; /* first */
+    int stops;
+} stoppable;
+
+static void note_stop(tepal_producer *producer) {
+    ((stoppable *)producer)->stops++;
+}
+
+SCRIPT_TEST(closing, a_close_stops_the_producer_and_still_sends_everything) {
+    script self = {0};
+    stoppable source = {
+        .producer = {.size = sizeof source.producer, .resume = leave_it, .pause = leave_it, .stop = note_stop}};
+
+    script_open(&self, SCRIPT_TCP);
+    script_narrow(&self);
+    CHECK_OK(tepal_transport_register_producer(self.transport, &source.producer, true));
+    script_write(&self, 1 << 20);
+    script_close_now(&self);
+    settle(self.loop);
+    CHECK_EQ(source.stops, 1);
+    CHECK_EQ(self.losts, 0);
+    script_take_end(&self);
+    CHECK_EQ(self.taken, self.sent);
+    RUN_UNTIL(self.loop, self.losts == 1);
+    CHECK_EQ(source.stops, 1);
+    script_close(&self);
+}
+
 SCRIPT_TEST(closing, a_reset_ends_a_close_that_is_still_sending) {
     script self = {0};
 
