@@ -295,3 +295,37 @@ SCRIPT_TEST(filter_inside, the_pause_of_one_that_is_popped_goes_with_it) {
     free(lower);
     free(upper);
 }
+
+/* Padding: what it holds is more than it was given. */
+static uint64_t twice_as_much(const tepal_filter *filter) {
+    return 2 * (uint64_t)((const shim *)filter)->held_length;
+}
+
+static void write_more(script *self) {
+    self->on_pause = NULL;
+    script_write(self, 100);
+}
+
+SCRIPT_TEST(filter_inside, what_pause_writing_writes_while_the_last_write_is_handed_down_goes_before_the_close) {
+    const tepal_transport_options options = {.size = sizeof options, .write_high = 1000};
+    script self = {.options = &options, .on_pause = write_more};
+    tepal_filter_type type = shim_type;
+
+    type.buffered = twice_as_much;
+    script_open(&self, SCRIPT_TCP);
+    shim *only = shim_new(&self, 1);
+    only->filter.type = &type;
+    only->holds = true;
+    CHECK_OK(tepal_transport_push_filter(self.transport, &only->filter, NULL));
+    script_write(&self, 800); /* corked: below the mark, until it is twice as much */
+    CHECK_EQ(self.pauses, 0);
+    script_close_now(&self);
+    CHECK_EQ(self.pauses, 1);
+    settle(self.loop);
+    shim_let_go(only);
+    shim_take(&self, 900, 1);
+    script_take_end(&self);
+    RUN_UNTIL(self.loop, self.losts == 1);
+    script_close(&self);
+    free(only);
+}

@@ -214,3 +214,16 @@ SCRIPT_TEST(half_close, can_write_eof_answers_by_the_state_now) {
     CHECK_EQ(tepal_transport_write_eof(self.transport), TEPAL_ECLOSED);
     script_close(&self);
 }
+
+SCRIPT_TEST(half_close, write_eof_behind_a_write_that_fails_is_no_error_of_its_own) {
+    script self = {0};
+
+    script_open(&self, SCRIPT_TCP);
+    script_write(&self, 10);
+    sends_fail_after(0, EPERM);
+    CHECK_EQ(CALL(&self, tepal_transport_write_eof(self.transport)), 0);
+    RUN_UNTIL(self.loop, self.losts == 1);
+    sends_fail_after(0, 0);
+    CHECK_EQ(self.lost_code, TEPAL_SYSTEM(EPERM));
+    script_close(&self);
+}
