@@ -313,6 +313,23 @@ SCRIPT_TEST(filter, owned_writes_and_writes_of_many_pieces_pass_through) {
     free(only);
 }
 
+SCRIPT_TEST(filter, an_owned_write_that_it_holds_back_pauses_within_the_call) {
+    const tepal_transport_options options = {.size = sizeof options, .write_high = 10000};
+    script self = {.options = &options};
+    static uint8_t bytes[20000];
+    const struct iovec piece = {.iov_base = bytes, .iov_len = sizeof bytes};
+    int released = 0;
+
+    script_open(&self, SCRIPT_TCP);
+    shim *only = shim_push(&self, 4);
+    only->holds = true;
+    CHECK_OK(CALL(&self, tepal_transport_write_owned(self.transport, &piece, 1, count_release, &released)));
+    CHECK_EQ(released, 1);
+    CHECK_EQ(self.pauses, 1);
+    script_close(&self);
+    free(only);
+}
+
 SCRIPT_TEST(filter, without_half_close_write_eof_is_ENOTSUP_and_the_peers_end_closes) {
     script self = {.answer_eof = TEPAL_KEEP_OPEN};
 
