@@ -292,6 +292,11 @@ SCRIPT_TEST(stream, TCP_NODELAY_is_on_unless_nagle_is_asked_for) {
     CHECK_EQ(value, 5);
     CHECK_EQ(getsockopt(plain.fd, IPPROTO_TCP, TCP_KEEPCNT, &value, &length), 0);
     CHECK_EQ(value, 4);
+    CHECK_EQ(getsockopt(plain.fd, SOL_SOCKET, SO_KEEPALIVE, &value, &length), 0);
+    CHECK_NE(value, 0);
+    CHECK_OK(tepal_transport_set_keep_alive(plain.transport, false, 0, 0, 0));
+    CHECK_EQ(getsockopt(plain.fd, SOL_SOCKET, SO_KEEPALIVE, &value, &length), 0);
+    CHECK_EQ(value, 0);
     CHECK_EQ(tepal_transport_set_keep_alive(plain.transport, true, 1u << 31, 0, 0), TEPAL_EINVAL);
     CHECK_EQ(tepal_transport_set_keep_alive(plain.transport, true, 0, 1u << 31, 0), TEPAL_EINVAL);
     CHECK_EQ(tepal_transport_set_keep_alive(plain.transport, true, 0, 0, 1u << 31), TEPAL_EINVAL);
