@@ -59,7 +59,6 @@ struct program_end {
     face faces[MOST_FACES];
     int current;                /* the face that is on the transport */
     tepal_transport *transport; /* a reference, from connection_made on */
-    bool is_unix, no_reset;
 
     /* What it has written, and its peer may be told. */
     uint8_t *tape;
@@ -73,8 +72,8 @@ struct program_end {
     uint64_t made_turn;
     bool made, lost, is_losing, eof, is_paused; /* by pause_writing */
     int lost_code;
-    bool is_swapping; /* inside set_protocol() */
-    bool has_paused, no_linger;
+    bool is_swapping;   /* inside set_protocol() */
+    bool may_discard;   /* aborted with code 0, which counts as a clean end */
     bool wants_no_data; /* between pause_reading and resume_reading */
     bool has_closed;    /* close() was called, or what amounts to it */
     bool has_ended;     /* write_eof() */
@@ -98,8 +97,6 @@ extern const tepal_protocol_type end_types[MOST_FACES];
 int end_connects(void *argument, tepal_protocol **protocol);
 int end_accepts(void *argument, tepal_protocol **protocol);
 program_end *end_new(program_node *node, program_place *place);
-/* Sockets that were adopted. */
-void end_adopted(program_end *self, bool is_unix);
 /* Write one portion in a way by chance. */
 void end_write_some(program_end *self, size_t length);
 /* Room on its tape. */

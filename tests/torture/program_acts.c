@@ -115,7 +115,6 @@ static void act_pause(program_node *node, program_end *self) {
     const int code = CALL(node->program, tepal_transport_pause_reading(self->transport));
     EXPECT(node->program, was_closing ? code == TEPAL_ECLOSED : code == 0);
     self->wants_no_data = self->wants_no_data || code == 0;
-    self->has_paused = true;
 }
 
 static void act_resume(program_node *node, program_end *self) {

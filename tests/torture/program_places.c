@@ -31,15 +31,12 @@ static tepal_transport_options options_by_chance(random_program *program) {
 }
 
 /* A socket that is connected already; it is closed if it cannot be had. */
-static void adopt(program_node *node, int fd, bool is_unix) {
+static void adopt(program_node *node, int fd) {
     random_program *program = node->program;
     const tepal_transport_options options = options_by_chance(program);
     tepal_transport *transport;
     program_end *made = end_new(node, NULL);
 
-    made->is_unix = is_unix;
-    made->no_reset = options.abort_without_reset;
-    made->no_linger = options.linger_ns != 0;
     if (opened(program, CALL(program, tepal_loop_adopt(node->loop, fd, &made->faces[made->current].protocol, &options,
                                                        &transport)))) {
         made->transport = tepal_transport_ref(transport);
@@ -71,7 +68,7 @@ static int accepted(void *argument, int fd, const tepal_address *peer) {
             answer = TEPAL_ERROR(TEPAL_DOMAIN_USER, 79);
         } else {
             answer = 1;
-            adopt(self->node, fd, self->family == AF_UNIX);
+            adopt(self->node, fd);
         }
     }
     upcall_ends(self->node, before);
@@ -162,7 +159,7 @@ void place_close(program_place *self) {
 
 static void note_may_end(const program_place *self) {
     for (program_end *one = self->node->program->ends; one != NULL; one = one->next) {
-        one->may_end = one->may_end || one->place == self;
+        one->may_end = one->may_end || (one->place == self && !one->lost);
     }
 }
 
@@ -257,9 +254,6 @@ void act_connect(program_node *node, program_end *end) {
         options.limit_ns = 1 + (int64_t)below(program, chance(program, 2) ? 1000000 : 5000000000u);
     }
     program_end *made = end_new(node, NULL);
-    made->is_unix = options.unix_path != NULL;
-    made->no_reset = transport.abort_without_reset;
-    made->no_linger = transport.linger_ns != 0;
     if (worked(program,
                CALL(program, tepal_loop_create_connection(node->loop, end_connects, made, &options, &future)))) {
         track(node, future, IS_CONNECT)->end = made;
@@ -309,8 +303,8 @@ void act_adopt(program_node *node, program_end *end) {
         EXPECT(program, code == TEPAL_SYSTEM(EMFILE) || !opened(program, code));
         return;
     }
-    adopt(node, fds[0], family == AF_UNIX);
-    adopt(node, fds[1], family == AF_UNIX);
+    adopt(node, fds[0]);
+    adopt(node, fds[1]);
 }
 
 /* ---- Faults ---- */
