@@ -116,6 +116,7 @@ TEPAL_API int tepal_sim_run(tepal_sim *sim, int64_t limit_ns);
  *   at TIME STATEMENT          later, at this time of the network
  *   latency HOST HOST MIN MAX  how long what the first sends takes to the second: between two times
  *   bandwidth HOST HOST BYTES  at most so many bytes a second that way; 0: no limit
+ *   buffers HOST BYTES         the size of its sockets' buffers, which are full sooner; 0: by chance again
  *   drop HOST HOST             what the first sends to the second vanishes silently, and is sent again until it is healed
  *   partition HOST HOST        the same both ways
  *   heal HOST HOST             the end of that, both ways
@@ -138,6 +139,8 @@ TEPAL_API int tepal_sim_run(tepal_sim *sim, int64_t limit_ns);
  *        enomem    a socket, an accept, an adoption fails for lack of memory
  *        resolve   a name does not resolve this time
  *        stall     a host stands still for a while after a turn
+ *        jump      a host's clock jumps ahead after a turn
+ *        drop      what a host sends to another vanishes for a while
  *   random                     every rate, the latencies and the sizes of socket buffers, as the seed has them
  *   calm                       no more faults: rates 0, everything healed, served and at full speed, nobody stalled, 1,024
  *                              descriptors at least; what "at" has put off still comes, and crashed hosts stay so

@@ -6,7 +6,8 @@
  *   sim_jobs.c     blocking work, and names
  *   sim_socket.c   descriptors, addresses, binding, listening, connecting, closing
  *   sim_stream.c   bytes on their way: segments, windows, ends, resets
- *   sim_faults.c   what goes wrong: scripts, rates, links that are down
+ *   sim_links.c    how long what is sent takes, and what is held back while a link is down
+ *   sim_faults.c   what goes wrong: scripts and rates
  *   sim_world.c    time, the events to come, whose turn it is
  *   sim_trace.c    the trace, and what went wrong first
  *
@@ -46,6 +47,8 @@ typedef enum tpi_sim_rate {
     TPI_RATE_ENOMEM,
     TPI_RATE_RESOLVE,
     TPI_RATE_STALL,
+    TPI_RATE_JUMP,
+    TPI_RATE_DROP,
     TPI_RATES
 } tpi_sim_rate;
 
@@ -62,6 +65,7 @@ typedef enum tpi_sim_happening {
     TPI_CONNECT_LIMIT,
     TPI_GIVE_UP, /* nothing has come through for too long */
     TPI_KEEP_ALIVE,
+    TPI_HEAL, /* a link that was down by chance */
     TPI_JOB,
     TPI_SCRIPT
 } tpi_sim_happening;
@@ -75,7 +79,7 @@ struct tpi_sim_event {
     size_t length;             /* bytes; an errno; a keep-alive's count */
     uint64_t epoch;            /* of what is given up */
     tpi_job *job;
-    tpi_sim_host *host; /* whose job; who sent it, where that is not from's */
+    tpi_sim_host *host; /* whose job; who sent it, where that is not from's; whose link is healed */
     char *script;
     tpi_sim_event *next; /* in a list of what a link holds back */
 };
@@ -83,9 +87,10 @@ struct tpi_sim_event {
 /* From one host to another. */
 typedef struct tpi_sim_link {
     int64_t min_ns, max_ns;
-    uint64_t bandwidth; /* bytes a second; 0: no limit */
-    int64_t busy_ns;    /* until when it carries what it has */
-    bool down;
+    uint64_t bandwidth;              /* bytes a second; 0: no limit */
+    int64_t busy_ns;                 /* until when it carries what it has */
+    bool down;                       /* by a statement */
+    int64_t dropped_ns;              /* until then by chance */
     tpi_sim_event *held, **held_end; /* what was sent meanwhile, oldest first */
 } tpi_sim_link;
 
@@ -111,6 +116,7 @@ struct tpi_sim_host {
     int64_t clock_ns;      /* how far its clock is ahead */
     tpi_sim_link *links;   /* to each host, by id - 1; room for sim->host_room */
     unsigned limit;        /* of descriptors */
+    size_t capacity;       /* of its sockets' buffers; 0: by chance */
     uint16_t port;         /* the last one that was chosen for a socket */
     tpi_sim_socket *bound; /* sockets with a name of their own, listeners among them */
 };
@@ -263,14 +269,24 @@ int tpi_sim_broken(tpi_sim_driver *driver, int number, const char *what);
 /* sim_faults.c */
 
 int tpi_sim_script(tepal_sim *sim, const char *script);
-void tpi_sim_link_init(const tepal_sim *sim, tpi_sim_link *link, bool within_host);
+void tpi_sim_script_event(tepal_sim *sim, tpi_sim_event *event);
+
+/* sim_links.c */
+
+void tpi_sim_link_init(tpi_sim_link *link, bool within_host);
+static inline tpi_sim_link *tpi_sim_link_of(const tpi_sim_host *from, const tpi_sim_host *to) {
+    return &from->links[to->id - 1];
+}
 /* When what is sent now from one host to another arrives. length: bytes that take bandwidth. */
 int64_t tpi_sim_travel(tepal_sim *sim, tpi_sim_host *from, const tpi_sim_host *to, size_t length);
+/* Whether a link carries nothing now. */
+bool tpi_sim_link_is_down(const tepal_sim *sim, const tpi_sim_link *link);
 /* Whether an event that has come to its time is held back by its link; then it is the link's. */
 bool tpi_sim_hold(tepal_sim *sim, tpi_sim_event *event);
 /* What a link held back goes on its way. */
 void tpi_sim_let_go(tepal_sim *sim, tpi_sim_link *link);
-void tpi_sim_script_event(tepal_sim *sim, tpi_sim_event *event);
+/* A link that was down by chance is up again. */
+void tpi_sim_heal_event(tepal_sim *sim, const tpi_sim_event *event);
 
 /* sim_socket.c */
 

@@ -1,96 +1,12 @@
-/*
- * What goes wrong in a simulated network: the statements of a script, what happens by chance, and the links between
- * hosts, with their latencies and what they hold back while they are down.
- */
+/* What goes wrong in a simulated network: the statements of a script, and the rates of what happens by chance. */
 #include "driver/sim.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 
-#define LATENCY_MIN_NS 50000
 #define LATENCY_MAX_NS 500000
-#define INSIDE_MIN_NS 5000
-#define INSIDE_MAX_NS 50000
-#define DELAY_MAX_NS TEPAL_MS(200)
-#define GIVE_UP_NS TEPAL_MS(924600) /* tcp(7), tcp_retries2 */
-#define AGAIN_MAX_NS TEPAL_SEC(1)   /* until what was lost is sent again, once a link is healed */
-#define TIME_MAX_NS 1e18            /* in a statement */
+#define NUMBER_MAX 1e18 /* in a statement; nanoseconds, too */
 #define WORD 32
 #define WORDS 7 /* "at TIME" and five more */
-
-/* Links */
-
-void tpi_sim_link_init(const tepal_sim *sim, tpi_sim_link *link, bool within_host) {
-    (void)sim;
-    *link = (tpi_sim_link){.min_ns = within_host ? INSIDE_MIN_NS : LATENCY_MIN_NS,
-                           .max_ns = within_host ? INSIDE_MAX_NS : LATENCY_MAX_NS};
-    link->held_end = &link->held;
-}
-
-static tpi_sim_link *link_of(const tpi_sim_host *from, const tpi_sim_host *to) {
-    return &from->links[to->id - 1];
-}
-
-int64_t tpi_sim_travel(tepal_sim *sim, tpi_sim_host *from, const tpi_sim_host *to, size_t length) {
-    tpi_sim_link *link = link_of(from, to);
-    int64_t at_ns = sim->now_ns + tpi_sim_between(sim, link->min_ns, link->max_ns);
-    if (link->bandwidth > 0 && length > 0) {
-        int64_t begin_ns = link->busy_ns > sim->now_ns ? link->busy_ns : sim->now_ns;
-        double takes_ns = (double)length * 1e9 / (double)link->bandwidth;
-        link->busy_ns = begin_ns < TPI_SIM_END ? begin_ns + (int64_t)takes_ns : begin_ns;
-        at_ns += link->busy_ns - sim->now_ns;
-    }
-    if (tpi_sim_chance(sim, TPI_RATE_DELAY)) {
-        at_ns += tpi_sim_between(sim, 1, DELAY_MAX_NS);
-    }
-    return at_ns;
-}
-
-bool tpi_sim_hold(tepal_sim *sim, tpi_sim_event *event) {
-    tpi_sim_host *from = event->host != NULL ? event->host : event->from == NULL ? NULL : event->from->host;
-    if (from == NULL) {
-        return false;
-    }
-    const tpi_sim_host *to = event->to != NULL ? event->to->host : tpi_sim_route(from, &event->from->remote);
-    if (to == NULL) {
-        return false;
-    }
-    tpi_sim_link *link = link_of(from, to);
-    if (!link->down && !to->crashed) {
-        return false;
-    }
-    event->next = NULL;
-    *link->held_end = event;
-    link->held_end = &event->next;
-    tpi_sim_socket *sender = event->from;
-    if ((event->what == TPI_SEGMENT || event->what == TPI_FIN) && sender->held++ == 0) {
-        tpi_sim_event *limit = tpi_sim_at(sim, sim->now_ns + GIVE_UP_NS, TPI_GIVE_UP, NULL, sender);
-        if (limit != NULL) {
-            limit->epoch = ++sender->epoch;
-        }
-    }
-    return true;
-}
-
-/* In their order: what belongs to one stream must not overtake itself, nor be overtaken by what is sent from now on. */
-void tpi_sim_let_go(tepal_sim *sim, tpi_sim_link *link) {
-    tpi_sim_event *event = link->held;
-    int64_t at_ns = sim->now_ns;
-    link->held = NULL;
-    link->held_end = &link->held;
-    while (event != NULL) {
-        tpi_sim_event *next = event->next;
-        at_ns += tpi_sim_between(sim, 1, at_ns == sim->now_ns ? AGAIN_MAX_NS : 1000);
-        if (event->what == TPI_SEGMENT || event->what == TPI_FIN) {
-            event->from->held--;
-        }
-        if (event->to != NULL && event->to->last_arrival_ns < at_ns) {
-            event->to->last_arrival_ns = at_ns + 1;
-        }
-        tpi_sim_event_again(sim, event, at_ns);
-        event = next;
-    }
-}
 
 /* Words of a statement */
 
@@ -102,15 +18,50 @@ typedef struct statement {
     double number;
 } statement;
 
+/* Digits of a number, added to *value; how many there were. */
+static size_t read_digits(const char **text, double *value) {
+    size_t count = 0;
+    for (; **text >= '0' && **text <= '9'; (*text)++) {
+        *value = *value * 10 + (**text - '0');
+        count++;
+    }
+    return count;
+}
+
+/* "5", "0.25", "1e9": whatever the locale says of decimal points. Where it ends; NULL: it is none. */
+static const char *read_decimal(const char *text, double *value) {
+    double whole = 0, exponent = 0;
+    size_t digits = read_digits(&text, &whole), places = 0;
+    if (*text == '.') {
+        text++;
+        places = read_digits(&text, &whole);
+    }
+    if (digits + places == 0) {
+        return NULL;
+    }
+    if (*text == 'e' && text[1] >= '0' && text[1] <= '9') {
+        text++;
+        (void)read_digits(&text, &exponent);
+    }
+    for (; places > 0; places--) {
+        whole /= 10;
+    }
+    for (; exponent > 0 && whole < NUMBER_MAX; exponent--) {
+        whole *= 10;
+    }
+    *value = whole;
+    return text;
+}
+
 static bool read_time(const char *word, int64_t *time_ns) {
     static const struct {
         const char *name;
         double ns;
     } units[] = {{"ns", 1}, {"us", 1e3}, {"ms", 1e6}, {"s", 1e9}};
-    char *end;
-    double value = strtod(word, &end);
-    for (size_t i = 0; i < sizeof units / sizeof *units; i++) {
-        if (end != word && value >= 0 && value * units[i].ns <= TIME_MAX_NS && strcmp(end, units[i].name) == 0) {
+    double value;
+    const char *end = read_decimal(word, &value);
+    for (size_t i = 0; end != NULL && i < sizeof units / sizeof *units; i++) {
+        if (value * units[i].ns <= NUMBER_MAX && strcmp(end, units[i].name) == 0) {
             *time_ns = (int64_t)(value * units[i].ns);
             return true;
         }
@@ -119,9 +70,8 @@ static bool read_time(const char *word, int64_t *time_ns) {
 }
 
 static bool read_number(const char *word, double *number) {
-    char *end;
-    *number = strtod(word, &end);
-    return end != word && *end == '\0' && *number >= 0 && *number < 1e18;
+    const char *end = read_decimal(word, number);
+    return end != NULL && *end == '\0' && *number < NUMBER_MAX;
 }
 
 static bool read_host(const tepal_sim *sim, const char *word, tpi_sim_host **host) {
@@ -133,20 +83,20 @@ static bool read_host(const tepal_sim *sim, const char *word, tpi_sim_host **hos
 
 static void set_latency(tepal_sim *sim, const statement *self, tpi_sim_host *from, tpi_sim_host *to) {
     (void)sim;
-    link_of(from, to)->min_ns = self->time_ns;
-    link_of(from, to)->max_ns = self->other_ns;
+    tpi_sim_link_of(from, to)->min_ns = self->time_ns;
+    tpi_sim_link_of(from, to)->max_ns = self->other_ns;
 }
 
 static void set_bandwidth(tepal_sim *sim, const statement *self, tpi_sim_host *from, tpi_sim_host *to) {
     (void)sim;
-    link_of(from, to)->bandwidth = (uint64_t)self->number;
-    link_of(from, to)->busy_ns = 0;
+    tpi_sim_link_of(from, to)->bandwidth = (uint64_t)self->number;
+    tpi_sim_link_of(from, to)->busy_ns = 0;
 }
 
 static void drop(tepal_sim *sim, const statement *self, tpi_sim_host *from, tpi_sim_host *to) {
     (void)sim;
     (void)self;
-    link_of(from, to)->down = true;
+    tpi_sim_link_of(from, to)->down = true;
 }
 
 static void partition(tepal_sim *sim, const statement *self, tpi_sim_host *from, tpi_sim_host *to) {
@@ -155,8 +105,9 @@ static void partition(tepal_sim *sim, const statement *self, tpi_sim_host *from,
 }
 
 static void raise_link(tepal_sim *sim, tpi_sim_host *from, const tpi_sim_host *to) {
-    tpi_sim_link *link = link_of(from, to);
+    tpi_sim_link *link = tpi_sim_link_of(from, to);
     link->down = false;
+    link->dropped_ns = 0;
     if (!to->crashed) {
         tpi_sim_let_go(sim, link);
     }
@@ -218,11 +169,25 @@ static void limit_descriptors(tepal_sim *sim, const statement *self, tpi_sim_hos
     host->limit = (unsigned)(self->number < 1e6 ? self->number : 1e6);
 }
 
+/* Of its sockets, those there are and those to come; 0: by chance again for those to come. */
+static void set_buffers(tepal_sim *sim, const statement *self, tpi_sim_host *host, tpi_sim_host *same) {
+    (void)sim;
+    (void)same;
+    const tpi_sim_driver *driver = host->driver;
+    host->capacity = self->number < 1e9 ? (size_t)self->number : (size_t)1e9;
+    for (unsigned i = 0; driver != NULL && host->capacity > 0 && i < driver->table_room; i++) {
+        if (driver->table[i] != NULL) {
+            driver->table[i]->capacity = host->capacity;
+        }
+    }
+}
+
 static const char *const rate_names[TPI_RATES] = {
     [TPI_RATE_SPLIT] = "split",     [TPI_RATE_SHORT] = "short",     [TPI_RATE_LATE] = "late",
     [TPI_RATE_DELAY] = "delay",     [TPI_RATE_RESET] = "reset",     [TPI_RATE_REFUSE] = "refuse",
     [TPI_RATE_TIMEOUT] = "timeout", [TPI_RATE_EMFILE] = "emfile",   [TPI_RATE_ENOBUFS] = "enobufs",
     [TPI_RATE_ENOMEM] = "enomem",   [TPI_RATE_RESOLVE] = "resolve", [TPI_RATE_STALL] = "stall",
+    [TPI_RATE_JUMP] = "jump",       [TPI_RATE_DROP] = "drop",
 };
 
 static void set_rate(tepal_sim *sim, const statement *self, tpi_sim_host *from, tpi_sim_host *to) {
@@ -274,6 +239,7 @@ static void calm(tepal_sim *sim, const statement *self, tpi_sim_host *from, tpi_
     for (unsigned i = 0; i < sim->host_count; i++) {
         tpi_sim_host *host = sim->hosts[i];
         host->refuses = false;
+        host->capacity = 0;
         host->stalled_ns = 0;
         host->limit = host->limit < 1024 ? 1024 : host->limit;
         disarm(host);
@@ -291,6 +257,7 @@ static const struct verb {
 } verbs[] = {
     {"latency", "hhtt", set_latency},
     {"bandwidth", "hhn", set_bandwidth},
+    {"buffers", "hn", set_buffers},
     {"drop", "hh", drop},
     {"partition", "hh", partition},
     {"heal", "hh", heal},

@@ -136,7 +136,9 @@ tpi_sim_socket *tpi_sim_socket_new(tpi_sim_host *host, tpi_kind kind, int family
     socket->fd = -1;
     socket->kind = (uint8_t)kind;
     socket->family = family;
-    socket->capacity = (size_t)tpi_sim_between(sim, (int64_t)sim->min_capacity, (int64_t)sim->max_capacity);
+    socket->capacity = host->capacity > 0
+                           ? host->capacity
+                           : (size_t)tpi_sim_between(sim, (int64_t)sim->min_capacity, (int64_t)sim->max_capacity);
     socket->keep_idle_s = 7200; /* tcp(7) */
     socket->keep_interval_s = 75;
     socket->keep_count = 9;

@@ -369,7 +369,8 @@ static void keep_alive_is_due(tepal_sim *sim, tpi_sim_event *event) {
         return;
     }
     const tpi_sim_host *there = to->peer->host;
-    if (!there->crashed && !to->host->links[there->id - 1].down && !there->links[to->host->id - 1].down) {
+    if (!there->crashed && !tpi_sim_link_is_down(sim, tpi_sim_link_of(to->host, there)) &&
+        !tpi_sim_link_is_down(sim, tpi_sim_link_of(there, to->host))) {
         if (to->peer->dead) {
             connection_fails(to, ECONNRESET);
         } else {

@@ -155,7 +155,7 @@ static int start_again(tpi_sim_host *host) {
     tpi_sim_trace(host->sim, host, "is up again");
     for (unsigned i = 0; i < host->sim->host_count; i++) {
         tpi_sim_link *link = &host->sim->hosts[i]->links[host->id - 1];
-        if (!link->down) {
+        if (!tpi_sim_link_is_down(host->sim, link)) {
             tpi_sim_let_go(host->sim, link);
         }
     }
@@ -189,8 +189,8 @@ int tpi_sim_host_new(tepal_sim *sim, const char *name, tpi_sim_host **host) {
     made->port = (uint16_t)(32768 + tpi_sim_below(&sim->network, 16384));
     sim->hosts[sim->host_count++] = made;
     for (unsigned i = 0; i < sim->host_count; i++) {
-        tpi_sim_link_init(sim, &made->links[i], i + 1 == made->id);
-        tpi_sim_link_init(sim, &sim->hosts[i]->links[made->id - 1], i + 1 == made->id);
+        tpi_sim_link_init(&made->links[i], i + 1 == made->id);
+        tpi_sim_link_init(&sim->hosts[i]->links[made->id - 1], i + 1 == made->id);
     }
     tpi_sim_trace(sim, made, "is up");
     *host = made;
@@ -304,6 +304,9 @@ static void happen(tepal_sim *sim, tpi_sim_event *event) {
     case TPI_JOB:
         tpi_sim_job_event(sim, event);
         break;
+    case TPI_HEAL:
+        tpi_sim_heal_event(sim, event);
+        break;
     case TPI_SCRIPT:
         tpi_sim_script_event(sim, event);
         break;
@@ -369,6 +372,12 @@ static void after_turn(tpi_sim_driver *driver) {
     tepal_sim *sim = driver->sim;
     sim->stats.turns++;
     pass_a_moment(sim);
+    if (tpi_sim_chance(sim, TPI_RATE_JUMP)) {
+        int64_t length_ns = tpi_sim_between(sim, TEPAL_MS(1), TEPAL_SEC(5));
+        tpi_sim_trace(sim, driver->host, "its clock jumps %lld us ahead", (long long)(length_ns / 1000));
+        driver->host->clock_ns += length_ns;
+        sim->stats.faults++;
+    }
     if (tpi_sim_chance(sim, TPI_RATE_STALL)) {
         int64_t length_ns = tpi_sim_between(sim, TEPAL_MS(1), TEPAL_MS(500));
         tpi_sim_trace(sim, driver->host, "stands still for %lld us", (long long)(length_ns / 1000));
