@@ -10,6 +10,7 @@ typedef struct side {
     tepal_transport *transport;
     int lost;
     int code;
+    size_t received, received_at_end;
 } side;
 
 static int side_made(tepal_protocol *self, tepal_transport *transport) {
@@ -22,8 +23,27 @@ static void side_lost(tepal_protocol *self, const tepal_error *error) {
     ((side *)(void *)self)->code = error == NULL ? 0 : error->code;
 }
 
-static const tepal_protocol_type side_type = {
-    .size = sizeof(tepal_protocol_type), .connection_made = side_made, .connection_lost = side_lost};
+static int side_received(tepal_protocol *self, const void *data, size_t length) {
+    (void)data;
+    ((side *)(void *)self)->received += length;
+    return 0;
+}
+
+static int side_ended(tepal_protocol *self) {
+    ((side *)(void *)self)->received_at_end = ((side *)(void *)self)->received;
+    return TEPAL_KEEP_OPEN;
+}
+
+static const tepal_protocol_type side_type = {.size = sizeof(tepal_protocol_type),
+                                              .connection_made = side_made,
+                                              .data_received = side_received,
+                                              .eof_received = side_ended,
+                                              .connection_lost = side_lost};
+
+static int give_side(void *argument, tepal_protocol **protocol) {
+    *protocol = &((side *)argument)->protocol;
+    return 0;
+}
 
 static tepal_sim *new_network(tepal_loop **loop) {
     tepal_sim *sim;
@@ -122,4 +142,48 @@ TEST(found, work_of_a_host_that_crashed_does_not_run_on_its_successor) {
     CHECK_EQ(tepal_future_result(future, NULL), TEPAL_ECANCELED);
     tepal_future_unref(future);
     tepal_sim_free(sim);
+}
+
+/* Seed 30500: with its window full and nothing on its way, who sent to a host that crashed waited for ever. */
+TEST(found, who_waits_for_room_at_a_host_that_crashed_gives_up) {
+    tepal_loop *loops[2];
+    tepal_server *server;
+    tepal_future *future;
+    side sides[2] = {{.protocol.type = &side_type}, {.protocol.type = &side_type}};
+    tepal_sim *sim = new_network(&loops[0]);
+
+    CHECK_OK(
+        tepal_sim_add_host(sim, "b", TEPAL_OPTIONS(tepal_loop_options, .realloc = test_counting_alloc), &loops[1]));
+    CHECK_OK(
+        tepal_loop_listen(loops[1], give_side, &sides[1], TEPAL_OPTIONS(tepal_server_options, .port = 80), &server));
+    CHECK_OK(tepal_loop_create_connection(loops[0], give_side, &sides[0],
+                                          TEPAL_OPTIONS(tepal_connect_options, .host = "b", .port = 80), &future));
+    CHECK_EQ(tepal_sim_run(sim, TEPAL_SEC(1)), 1);
+    CHECK_OK(tepal_transport_pause_reading(sides[1].transport));
+    write_much(&sides[0]);
+    CHECK_EQ(tepal_sim_run(sim, TEPAL_SEC(1)), 1);
+    CHECK_OK(tepal_sim_fault(sim, "crash b"));
+    CHECK_EQ(tepal_sim_run(sim, TEPAL_SEC(1000)), 1);
+    CHECK_EQ(sides[0].lost, 1);
+    CHECK_EQ(sides[0].code, TEPAL_ETIMEDOUT);
+    tepal_future_unref(future);
+    tepal_server_unref(server);
+    end_sides(sim, sides);
+}
+
+/* Seed 37499: an end that was sent after a link had held bytes back arrived before them, once it was healed. */
+TEST(found, no_end_overtakes_bytes_that_a_link_has_held_back) {
+    tepal_loop *loop;
+    side sides[2];
+    tepal_sim *sim = new_network(&loop);
+
+    connect_sides(sim, loop, NULL, sides);
+    CHECK_OK(tepal_sim_fault(sim, "latency a a 10ms 10ms; at 6ms drop a a; at 16ms heal a a"));
+    CHECK_OK(tepal_transport_write(sides[0].transport, "bytes", 5));
+    CHECK_EQ(tepal_sim_run(sim, TEPAL_MS(13)), 1);
+    CHECK_OK(tepal_transport_write_eof(sides[0].transport));
+    CHECK_EQ(tepal_sim_run(sim, TEPAL_SEC(5)), 1);
+    CHECK_EQ(sides[1].received, 5);
+    CHECK_EQ(sides[1].received_at_end, 5);
+    end_sides(sim, sides);
 }
