@@ -284,10 +284,17 @@ static void sleep_for_real(tpi_sim_driver *self) {
     }
 }
 
+static void forget_wake(tpi_sim_driver *self) {
+    if (atomic_exchange(&self->woken, false)) {
+        (void)sem_trywait(&self->awake);
+    }
+}
+
 static int sim_wait(tpi_driver *driver, int64_t timeout_ns) {
     tpi_sim_driver *self = tpi_sim_driver_of(driver);
     tepal_sim *sim = self->sim;
     if (sim->stepping == self || driver->ending) {
+        forget_wake(self);
         return 0;
     }
     int64_t until_ns =
@@ -297,9 +304,7 @@ static int sim_wait(tpi_driver *driver, int64_t timeout_ns) {
         sleep_for_real(self);
         code = 0;
     }
-    if (atomic_exchange(&self->woken, false)) {
-        (void)sem_trywait(&self->awake);
-    }
+    forget_wake(self);
     if (code == 1) {
         return TEPAL_SYSTEM(EDEADLK);
     }

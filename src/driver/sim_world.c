@@ -335,6 +335,9 @@ static int64_t wants_turn_at(const tpi_sim_host *host) {
         return TPI_SIM_NEVER;
     }
     int64_t timeout_ns = host->driver->runner.timeout(host->driver->loop);
+    if (atomic_load(&host->driver->woken)) {
+        timeout_ns = 0;
+    }
     if (timeout_ns < 0) {
         return TPI_SIM_NEVER;
     }

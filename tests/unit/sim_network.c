@@ -343,6 +343,40 @@ static void stop_at_signal(int number, void *loop) {
     tepal_loop_stop(loop);
 }
 
+static void wake_server(void *argument) {
+    tepal_loop_wake(((network *)argument)->server);
+}
+
+static void note_signal(int number, void *argument) {
+    ((network *)argument)->lines = (uint64_t)number;
+}
+
+static void raise_signal(void *argument) {
+    (void)argument;
+    CHECK_EQ(raise(SIGUSR1), 0);
+}
+
+static uint64_t turns_of(const tepal_loop *loop) {
+    tepal_loop_stats stats = {.size = sizeof stats};
+    CHECK_OK(tepal_loop_get_stats(loop, &stats));
+    return stats.turns;
+}
+
+TEST(sim, a_host_that_sleeps_is_woken_by_another_one_and_by_a_signal) {
+    network net = {0};
+    network_open(&net, 1);
+    CHECK_EQ(tepal_sim_run(net.sim, -1), 0);
+    const uint64_t turns = turns_of(net.server);
+    CHECK_OK(tepal_loop_call_later(net.client, TEPAL_SEC(1), wake_server, &net, NULL));
+    CHECK_EQ(tepal_sim_run(net.sim, -1), 0);
+    CHECK_EQ(turns_of(net.server), turns + 1);
+    CHECK_OK(tepal_loop_add_signal(net.server, SIGUSR1, note_signal, &net));
+    CHECK_OK(tepal_loop_call_later(net.client, TEPAL_SEC(1), raise_signal, NULL, NULL));
+    CHECK_EQ(tepal_sim_run(net.sim, -1), 0);
+    CHECK_EQ(net.lines, SIGUSR1);
+    network_close(&net);
+}
+
 TEST(sim, a_loop_alone_has_virtual_time_and_hears_of_threads_and_signals) {
     tepal_loop *loop;
     pthread_t thread;
