@@ -225,6 +225,8 @@ static void tell(tpi_sim_driver *self, tpi_sim_socket *socket) {
     } else if (tpi_sim_is_gone(socket)) {
         self->upcalls++;
         tell_last_word(self, socket);
+    } else if (self->crashed) {
+        return; /* in an upcall of this very dispatch: nobody is there to hear of more */
     } else if (socket->kind == TPI_LISTENER) {
         tell_listener(self, socket);
     } else {
@@ -279,7 +281,7 @@ bool tpi_sim_dispatch(tpi_driver *driver) {
     while (left > 0 && !driver->interrupted) {
         tell_some(self, &left);
     }
-    if (!driver->interrupted) {
+    if (!driver->interrupted && !self->crashed) {
         tpi_sim_tell_jobs(self);
     }
     driver->backlog = self->first != NULL || self->due != NULL || driver->interrupted;

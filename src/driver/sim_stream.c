@@ -28,7 +28,7 @@ void tpi_sim_list(tpi_sim_socket *socket) {
 /* The end may arrive before bytes that a link held back and that were sent again; it waits for them. */
 bool tpi_sim_stream_has_news(const tpi_sim_socket *socket) {
     bool is_end = socket->fin_arrived && socket->arrived == socket->count;
-    return socket->reading && !socket->at_end && (socket->arrived > 0 || is_end || socket->error != 0);
+    return socket->reading && !socket->dead && !socket->at_end && (socket->arrived > 0 || is_end || socket->error != 0);
 }
 
 static void news(tpi_sim_socket *socket) {

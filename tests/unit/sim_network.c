@@ -343,6 +343,53 @@ static void stop_at_signal(int number, void *loop) {
     tepal_loop_stop(loop);
 }
 
+/* Crashes its own host at the first bytes, and counts what it hears. */
+typedef struct victim {
+    tepal_protocol protocol; /* first */
+    tepal_sim *sim;
+    int portions, eofs, losts;
+} victim;
+
+static int victim_data(tepal_protocol *protocol, const void *data, size_t length) {
+    victim *self = (victim *)protocol;
+    (void)data;
+    (void)length;
+    self->portions++;
+    return tepal_sim_fault(self->sim, "crash server");
+}
+
+static int victim_eof(tepal_protocol *protocol) {
+    ((victim *)protocol)->eofs++;
+    return 0;
+}
+
+static void victim_lost(tepal_protocol *protocol, const tepal_error *error) {
+    CHECK(error != NULL && error->code == TEPAL_ECLOSED);
+    ((victim *)protocol)->losts++;
+}
+
+TEST(sim, a_host_that_crashes_in_an_upcall_hears_nothing_more) {
+    static const tepal_protocol_type type = {
+        .size = sizeof type, .data_received = victim_data, .eof_received = victim_eof, .connection_lost = victim_lost};
+    network net = {0};
+    network_open(&net, 1);
+    network_connect(&net);
+    victim self = {.protocol.type = &type, .sim = net.sim};
+    tepal_protocol *old;
+    CHECK_OK(tepal_transport_set_protocol(net.accepted->transport, &self.protocol, &old));
+    network_fault(&net, "stall server 1s"); /* so that all of it comes at once */
+    network_write(net.connected, 1000);
+    CHECK_OK(tepal_transport_write_eof(net.connected->transport));
+    CHECK_EQ(tepal_sim_run(net.sim, -1), 0);
+    CHECK_EQ(self.portions, 1);
+    CHECK_EQ(self.eofs, 0);
+    CHECK_EQ(self.losts, 0);
+    CHECK_OK(tepal_loop_close(net.server));
+    CHECK_EQ(self.losts, 1);
+    net.accepted->losts = 1; /* its connection was another protocol's */
+    network_close(&net);
+}
+
 static void wake_server(void *argument) {
     tepal_loop_wake(((network *)argument)->server);
 }
