@@ -374,6 +374,35 @@ static void check_servers_serve(random_program *self) {
     }
 }
 
+/* With everybody reading, what was written arrives, whether or not anything ends. */
+static void check_everything_arrives(random_program *self) {
+    for (int i = 0; i < self->node_count; i++) {
+        if (node_is_up(&self->nodes[i])) {
+            node_calm(&self->nodes[i]);
+            node_cancel_pipes(&self->nodes[i]);
+        }
+    }
+    for (program_end *one = self->ends; one != NULL; one = one->next) {
+        if (one->made && !one->lost && node_is_up(one->node)) {
+            end_open_gates(one);
+            one->wants_no_data = false;
+            (void)CALL(self, tepal_transport_resume_reading(one->transport));
+        }
+    }
+    if (!is_quiet(self)) {
+        program_fail(self, __FILE__, __LINE__, "it is never quiet");
+    }
+    for (const program_end *one = self->ends; one != NULL; one = one->next) {
+        const program_end *peer = one->peer;
+        if (one->made && !one->lost && peer != NULL && !peer->lost && node_is_up(one->node) && node_is_up(peer->node) &&
+            !end_is_closing(one) && !end_is_closing(peer) && one->delivered != peer->written) {
+            program_fail(self, __FILE__, __LINE__,
+                         "%zu bytes of %zu have come from connection %u to %u, and no more do", one->delivered,
+                         peer->written, peer->id, one->id);
+        }
+    }
+}
+
 static void check_nothing_left(random_program *self) {
     for (const program_end *one = self->ends; one != NULL; one = one->next) {
         if (node_is_up(one->node) && one->made && !one->lost) {
@@ -417,6 +446,9 @@ static void end_stuck(random_program *self) {
 /* What was connecting may have been made meanwhile; another round closes that too. */
 static void end_lively(random_program *self) {
     stop_faults(self);
+    if (chance(self, 2)) {
+        check_everything_arrives(self);
+    }
     close_ends(self);
     if (chance(self, 2)) {
         check_servers_serve(self);

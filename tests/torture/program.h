@@ -279,6 +279,7 @@ void node_add(random_program *self, int name);
 void node_forget_calls(program_node *self);
 /* Complete every promise, stop every timer. */
 void node_calm(program_node *self);
+void node_cancel_pipes(program_node *self);
 bool node_is_up(const program_node *self);
 
 void act_push(program_node *node, program_end *end);

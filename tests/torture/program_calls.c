@@ -530,6 +530,16 @@ static void stop_far_timers(program_node *self) {
     }
 }
 
+void node_cancel_pipes(program_node *self) {
+    for (tracked *one = self->futures; one != NULL; one = one->next) {
+        if (one->kind == IS_PIPE && CALL(self->program, tepal_future_cancel(one->future))) {
+            one->was_canceled = true;
+            end_pipe_done(one);
+        }
+    }
+    note_canceled(self);
+}
+
 void node_calm(program_node *self) {
     stop_far_timers(self);
     for (tracked *one = self->futures; one != NULL; one = one->next) {

@@ -177,7 +177,7 @@ static void meet(program_end *self) {
 static void take(program_end *self, const uint8_t *data, size_t length) {
     random_program *program = self->node->program;
 
-    while (self->delivered < HEADER && length > 0) {
+    while (self->peer == NULL && length > 0) {
         self->head[self->delivered++] = *data++;
         length--;
         if (self->delivered == HEADER) {

@@ -13,6 +13,7 @@ struct layer {
     layer *under;
     program_end *end;
     bool is_gate, is_gone;
+    size_t since, passed; /* of its end's stream: where it was pushed, and what has come by since */
 
     uint8_t key; /* a sieve's: added going down, taken away coming up */
     size_t portion;
@@ -105,11 +106,12 @@ static int64_t layer_received(tepal_filter *filter, const void *data, size_t len
 /* ---- Sieves ---- */
 
 static int sieve_write(tepal_filter *filter, const struct iovec *pieces, size_t count) {
-    const layer *self = of(filter);
+    layer *self = of(filter);
     uint8_t part[1024];
 
     for (size_t i = 0; i < count; i++) {
         const uint8_t *from = pieces[i].iov_base;
+        self->passed += pieces[i].iov_len;
         for (size_t done = 0; done < pieces[i].iov_len;) {
             const size_t rest = pieces[i].iov_len - done;
             const struct iovec piece = {.iov_base = part, .iov_len = rest < sizeof part ? rest : sizeof part};
@@ -175,6 +177,9 @@ static int gate_write(tepal_filter *filter, const struct iovec *pieces, size_t c
     const random_program *program = self->end->node->program;
 
     EXPECT(program, !self->wants_eof && !self->wants_close);
+    for (size_t i = 0; i < count; i++) {
+        self->passed += pieces[i].iov_len;
+    }
     if (!self->holds) {
         return tepal_filter_down_write(filter, pieces, count);
     }
@@ -278,6 +283,8 @@ static layer *push(program_end *self, layer made, bool sets_up) {
     }
     self->layers++;
     self->top = kept;
+    end_take_pipe(self);
+    kept->since = self->written;
     if (sets_up) {
         track(self->node, established, IS_ESTABLISHED)->end = self;
     }
@@ -324,7 +331,10 @@ void act_pop(program_node *node, program_end *self) {
         } else if (code < 0) {
             EXPECT(program, code == TEPAL_ECLOSED && (was_closing || end_is_closing(self)));
         } else {
+            /* What was written before it was pushed went below it, what came since has passed. */
             EXPECT(program, top->is_gone);
+            end_take_pipe(self);
+            EXPECT_EQ(program, top->passed, self->written - top->since);
         }
         if (code < 0) {
             return;
