@@ -108,7 +108,7 @@ static int rebuild(tpi_readiness *readiness) {
     epoll->epoll_fd = fresh;
     int code = register_wake(epoll);
     if (code == 0) {
-        code = tpi_readiness_register_all(readiness);
+        code = tpi_readiness_register_all(readiness, fresh);
     }
     epoll->epoll_fd = number;
     if (code == 0 && dup3(fresh, number, O_CLOEXEC) < 0) {

@@ -205,15 +205,16 @@ void tpi_readiness_update(tpi_readiness *readiness, const tpi_object *object) {
     }
 }
 
-int tpi_readiness_register_all(tpi_readiness *readiness) {
+int tpi_readiness_register_all(tpi_readiness *readiness, int poller_fd) {
     for (uint32_t fd = 0; fd < readiness->slot_count; fd++) {
         tpi_object *object = readiness->slots[fd].object;
         if (object == NULL || !(object->bits & TPI_REGISTERED)) {
             continue;
         }
         int code = tpi_readiness_register(readiness, object);
-        if ((code == TEPAL_EBADF || code == TEPAL_EPERM || code == TEPAL_EINVAL) && object->kind == TPI_WATCH) {
-            /* Closed behind our back, and perhaps a regular file now, or (EINVAL) the new poller itself. */
+        bool is_gone = code == TEPAL_EBADF || code == TEPAL_EPERM || (code < 0 && object->fd == poller_fd);
+        if (is_gone && object->kind == TPI_WATCH) {
+            /* Closed behind our back, and perhaps a regular file now, or the new poller itself. */
             tpi_watch_forget(readiness, object);
         } else if (code < 0) {
             return code;

@@ -92,8 +92,8 @@ void tpi_readiness_destroy(tpi_readiness *readiness);
 void tpi_readiness_abandon(tpi_readiness *readiness);
 int tpi_readiness_after_fork(tpi_readiness *readiness);
 
-/* Register with the poller everything that is registered, after the poller was made anew. */
-int tpi_readiness_register_all(tpi_readiness *readiness);
+/* Register with the poller everything that is registered, after the poller was made anew under this descriptor. */
+int tpi_readiness_register_all(tpi_readiness *readiness, int poller_fd);
 
 /* An event of the poller's. */
 void tpi_readiness_event(tpi_readiness *readiness, uint64_t tag, uint32_t events);
