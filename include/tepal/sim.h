@@ -120,8 +120,10 @@ TEPAL_API int tepal_sim_run(tepal_sim *sim, int64_t limit_ns);
  *   drop HOST HOST             what the first sends to the second vanishes silently, and is sent again until it is healed
  *   partition HOST HOST        the same both ways
  *   heal HOST HOST             the end of that, both ways
- *   reset HOST HOST [BYTES]    reset the connections between the two; with BYTES each one once the first has sent so many
+ *   reset HOST HOST [BYTES]    reset the connections between the two; with BYTES each one after so many more bytes of the
+ *                              first, which arrive
  *   refuse HOST                its listeners refuse, until "serve HOST"
+ *   deaf HOST                  its sockets are not read, so that those who write to it wait, until "hear HOST"
  *   stall HOST TIME            it takes no turn for so long
  *   jump HOST TIME             its clock jumps ahead
  *   crash HOST                 it vanishes without a word; it takes no turn any more, and may be added again

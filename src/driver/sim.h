@@ -96,8 +96,11 @@ typedef struct tpi_sim_link {
 
 /* What the network must ask of a host's loop, which lies above. */
 typedef struct tpi_sim_runner {
-    /* How long it may sleep; 0: a turn is due; negative: for ever, or it cannot be stepped now. */
-    int64_t (*timeout)(void *loop);
+    /*
+     * How long it may sleep; 0: a turn is due; negative: for ever, or it cannot be stepped now. waits: it is in its own
+     * wait, and asked whether to go on with that.
+     */
+    int64_t (*timeout)(void *loop, bool waits);
     int (*step)(void *loop); /* one turn, without sleeping; below 0: an error */
     /* What of the library's invariants was found broken, or NULL. */
     const char *(*broken)(void *loop, int *number);
@@ -112,6 +115,8 @@ struct tpi_sim_host {
     tpi_sim_driver *driver; /* of its loop; NULL: closed or crashed */
     bool crashed;
     bool refuses;
+    bool deaf;             /* its sockets are not read */
+    bool was_up;           /* it has had a loop */
     int64_t stalled_ns;    /* no turn before this time */
     int64_t clock_ns;      /* how far its clock is ahead */
     tpi_sim_link *links;   /* to each host, by id - 1; room for sim->host_room */
@@ -176,8 +181,10 @@ struct tpi_sim_socket {
     size_t unread;   /* of that, now, as far as it knows */
     bool fin_sent;
     unsigned held;                    /* segments that a link holds back */
-    uint64_t sent_total, reset_after; /* reset_after 0: not armed */
+    uint64_t sent_total, reset_after; /* a reset comes after reset_after - 1 bytes; 0: none */
+    bool is_held;                     /* and it is waited for that they go on */
     uint64_t epoch;                   /* of giving up */
+    uint64_t keep_epoch;              /* of keep-alive */
 
     /* What its object wants, and is to be told. */
     bool reading, at_end, fresh, accepting;
@@ -214,6 +221,7 @@ struct tepal_sim {
     tpi_sim_event **events; /* a heap */
     size_t event_count, event_room;
     size_t background; /* of those, the ones that nobody waits for */
+    size_t waiting;    /* sockets that wait for one of them all the same */
     uint64_t event_order;
     uint32_t rates[TPI_RATES]; /* of 2 to the 32nd */
     size_t min_capacity, max_capacity;
@@ -234,6 +242,8 @@ void tpi_sim_unref(tepal_sim *sim);
 bool tpi_sim_environment_seed(uint64_t *seed);
 /* A host with this name, new or started anew. */
 int tpi_sim_host_new(tepal_sim *sim, const char *name, tpi_sim_host **host);
+/* No loop could be made for it: it is what it was before tpi_sim_host_new(), with this driver. */
+void tpi_sim_host_undo(tpi_sim_host *host, tpi_sim_driver *before);
 tpi_sim_host *tpi_sim_host_find(const tepal_sim *sim, const char *name);
 
 uint64_t tpi_sim_next(tpi_sim_prng *prng);
@@ -327,6 +337,8 @@ void tpi_sim_stream_put_back(tpi_sim_socket *socket, const uint8_t *from, size_t
 /* Tell the sender of the room that reading has made. */
 void tpi_sim_stream_acknowledge(tpi_sim_socket *socket);
 bool tpi_sim_stream_has_news(const tpi_sim_socket *socket); /* for one that reads */
+/* Something has come, or may be heard again: its object is told if it reads. */
+void tpi_sim_stream_news(tpi_sim_socket *socket);
 /* The connection is over: neither end knows the other any more. */
 void tpi_sim_sever(tpi_sim_socket *socket);
 /* Nobody is behind a socket any more, and nobody has told its peer. */
@@ -363,6 +375,19 @@ extern const tpi_driver_ops tpi_sim_driver_ops;
 /* Nothing but the last word may follow. */
 static inline bool tpi_sim_is_gone(const tpi_sim_socket *socket) {
     return socket->say_closed || socket->say_released;
+}
+
+/* As the trace has it: its descriptor from 0 on; -1: none any more, or not yet. */
+static inline int tpi_sim_number(const tpi_sim_socket *socket) {
+    return socket->fd < 0 ? -1 : socket->fd - TPI_SIM_FD;
+}
+
+/* Note in one of a socket's flags that something is waited for, so that the network does not count as quiet. */
+static inline void tpi_sim_waits(const tpi_sim_socket *socket, bool *flag, bool waits) {
+    if (*flag != waits) {
+        *flag = waits;
+        socket->host->sim->waiting += waits ? 1 : (size_t)-1;
+    }
 }
 
 static inline tpi_sim_driver *tpi_sim_driver_of(tpi_driver *driver) {

@@ -7,10 +7,6 @@
 #define ACCEPT_BUDGET 64
 #define SHUFFLED 64 /* so many objects are told in an order of chance */
 
-static int number(const tpi_sim_socket *socket) {
-    return socket->fd - TPI_SIM_FD;
-}
-
 static void tell_last_word(tpi_sim_driver *self, tpi_sim_socket *socket) {
     tpi_object *object = socket->object;
     socket->object = NULL;
@@ -45,7 +41,7 @@ static void accept_one(tpi_sim_driver *self, tpi_sim_socket *socket) {
     waiting->next = NULL;
     tpi_sim_socket_unref(waiting); /* the backlog's; the descriptor holds it */
     tepal_address peer = waiting->remote;
-    tpi_sim_trace(self->sim, self->host, "accepts fd %d", number(waiting));
+    tpi_sim_trace(self->sim, self->host, "accepts fd %d", tpi_sim_number(waiting));
     object->up->accepted(object, fd, &peer);
 }
 
@@ -117,7 +113,7 @@ static bool tell_direct(tpi_sim_driver *self, tpi_sim_socket *socket) {
         return false;
     }
     size_t count = tpi_sim_stream_read(socket, buffer, some_of(self, size < socket->arrived ? size : socket->arrived));
-    tpi_sim_trace(self->sim, self->host, "fd %d fills %zu", number(socket), count);
+    tpi_sim_trace(self->sim, self->host, "fd %d fills %zu", tpi_sim_number(socket), count);
     object->up->filled(object, count);
     return true;
 }
@@ -130,7 +126,7 @@ static void tell_data(tpi_sim_driver *self, tpi_sim_socket *socket) {
     }
     size_t size = socket->arrived < self->read_bytes ? socket->arrived : self->read_bytes;
     size_t count = tpi_sim_stream_read(socket, self->scratch, some_of(self, size));
-    tpi_sim_trace(self->sim, self->host, "fd %d reads %zu", number(socket), count);
+    tpi_sim_trace(self->sim, self->host, "fd %d reads %zu", tpi_sim_number(socket), count);
     self->upcalls++;
     socket->was_stopped = false;
     size_t used = object->up->data(object, self->scratch, count);

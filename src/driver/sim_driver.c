@@ -54,6 +54,7 @@ static int sim_open(tpi_driver *driver, tpi_object *object, tpi_kind kind, int f
     }
     if (tpi_sim_chance(self->sim, TPI_RATE_ENOMEM)) {
         self->sim->stats.faults++;
+        tpi_sim_trace(self->sim, self->host, "has no memory for a socket");
         return TEPAL_ENOMEM;
     }
     tpi_sim_socket *socket = tpi_sim_socket_new(self->host, kind, family);
@@ -83,6 +84,7 @@ static int sim_adopt(tpi_driver *driver, tpi_object *object, int fd, tpi_kind ki
     }
     if (tpi_sim_chance(self->sim, TPI_RATE_ENOMEM)) {
         self->sim->stats.faults++;
+        tpi_sim_trace(self->sim, self->host, "has no memory for a socket");
         return TEPAL_ENOMEM;
     }
     attach(driver, object, socket, kind);

@@ -76,7 +76,7 @@ static bool read_number(const char *word, double *number) {
 
 static bool read_host(const tepal_sim *sim, const char *word, tpi_sim_host **host) {
     *host = strcmp(word, "*") == 0 ? NULL : tpi_sim_host_find(sim, word);
-    return *host != NULL || *word == '*';
+    return *host != NULL || strcmp(word, "*") == 0;
 }
 
 /* What each statement does; from and to are hosts, the same for those about one */
@@ -141,6 +141,26 @@ static void refuse(tepal_sim *sim, const statement *self, tpi_sim_host *host, tp
     (void)sim;
     (void)same;
     host->refuses = self->words[0][0] == 'r';
+}
+
+static void hear(tpi_sim_host *host) {
+    const tpi_sim_driver *driver = host->driver;
+    host->deaf = false;
+    for (unsigned i = 0; driver != NULL && i < driver->table_room; i++) {
+        if (driver->table[i] != NULL) {
+            tpi_sim_stream_news(driver->table[i]);
+        }
+    }
+}
+
+static void deafen(tepal_sim *sim, const statement *self, tpi_sim_host *host, tpi_sim_host *same) {
+    (void)sim;
+    (void)same;
+    if (self->words[0][0] == 'd') {
+        host->deaf = true;
+    } else {
+        hear(host);
+    }
 }
 
 static void stall(tepal_sim *sim, const statement *self, tpi_sim_host *host, tpi_sim_host *same) {
@@ -240,6 +260,7 @@ static void calm(tepal_sim *sim, const statement *self, tpi_sim_host *from, tpi_
         tpi_sim_host *host = sim->hosts[i];
         host->refuses = false;
         host->capacity = 0;
+        hear(host);
         host->stalled_ns = 0;
         host->limit = host->limit < 1024 ? 1024 : host->limit;
         disarm(host);
@@ -263,6 +284,8 @@ static const struct verb {
     {"heal", "hh", heal},
     {"reset", "hh?n", reset},
     {"refuse", "h", refuse},
+    {"deaf", "h", deafen},
+    {"hear", "h", deafen},
     {"serve", "h", refuse},
     {"stall", "ht", stall},
     {"jump", "ht", jump},

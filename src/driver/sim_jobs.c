@@ -153,6 +153,7 @@ static void resolve_work(tpi_job *job) {
     tpi_sim_driver *self = request->resolved;
     if (tpi_sim_chance(self->sim, TPI_RATE_RESOLVE)) {
         self->sim->stats.faults++;
+        tpi_sim_trace(self->sim, self->host, "cannot resolve %s this time", request->host);
         request->code = TEPAL_ERROR(TEPAL_DOMAIN_RESOLVER, abs(EAI_AGAIN));
         return;
     }

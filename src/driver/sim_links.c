@@ -73,6 +73,7 @@ bool tpi_sim_hold(tepal_sim *sim, tpi_sim_event *event) {
     link->held_end = &event->next;
     tpi_sim_socket *sender = event->from;
     if ((event->what == TPI_SEGMENT || event->what == TPI_FIN) && sender->held++ == 0) {
+        tpi_sim_waits(sender, &sender->is_held, true);
         tpi_sim_event *limit = tpi_sim_at(sim, sim->now_ns + GIVE_UP_NS, TPI_GIVE_UP, NULL, sender);
         if (limit != NULL) {
             limit->epoch = ++sender->epoch;
@@ -91,7 +92,9 @@ void tpi_sim_let_go(tepal_sim *sim, tpi_sim_link *link) {
         tpi_sim_event *next = event->next;
         at_ns += tpi_sim_between(sim, 1, at_ns == sim->now_ns ? AGAIN_MAX_NS : 1000);
         if (event->what == TPI_SEGMENT || event->what == TPI_FIN) {
-            event->from->held--;
+            if (--event->from->held == 0) {
+                tpi_sim_waits(event->from, &event->from->is_held, false);
+            }
         }
         if (event->to != NULL && event->to->last_arrival_ns < at_ns) {
             event->to->last_arrival_ns = at_ns + 1;

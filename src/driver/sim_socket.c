@@ -11,6 +11,7 @@
 #define CONNECT_LIMIT_NS TEPAL_SEC(127) /* tcp(7), tcp_syn_retries */
 #define SYN_AGAIN_NS TEPAL_SEC(1)
 #define BACKLOG_MOST 4096
+#define EPHEMERAL_PORTS (60999 - 32768 + 1) /* ip(7) */
 
 /* Addresses */
 
@@ -229,9 +230,10 @@ int tpi_sim_socket_bind(tpi_sim_socket *socket, const tepal_address *address) {
             return TEPAL_SYSTEM(EADDRNOTAVAIL);
         }
         if (tepal_address_port(address) == 0) {
+            int tries = EPHEMERAL_PORTS;
             do {
                 set_port(&name, next_port(host));
-            } while (find_conflict(socket, &name) != NULL);
+            } while (find_conflict(socket, &name) != NULL && --tries > 0);
         }
     }
     if (find_conflict(socket, &name) != NULL) {
@@ -350,11 +352,11 @@ void tpi_sim_connect_ends(tpi_sim_socket *socket, int error) {
     if (!socket->connecting) {
         return;
     }
-    socket->connecting = false;
+    tpi_sim_waits(socket, &socket->connecting, false);
     socket->connected = error == 0;
     socket->say_connected = true;
     socket->connect_code = error == 0 ? 0 : TEPAL_SYSTEM(error);
-    tpi_sim_trace(socket->host->sim, socket->host, "fd %d %s", socket->fd - TPI_SIM_FD,
+    tpi_sim_trace(socket->host->sim, socket->host, "fd %d %s", tpi_sim_number(socket),
                   error == 0 ? "is connected" : "could not connect");
     tpi_sim_list(socket);
 }
@@ -385,7 +387,7 @@ static int connect_unix(tpi_sim_socket *socket) {
         return TEPAL_ENOMEM;
     }
     if (tpi_sim_chance(host->sim, TPI_RATE_LATE)) {
-        socket->connecting = true;
+        tpi_sim_waits(socket, &socket->connecting, true);
         tpi_sim_connect_ends(socket, 0);
         return TPI_PENDING;
     }
@@ -427,13 +429,14 @@ int tpi_sim_socket_connect(tpi_sim_socket *socket, const tepal_address *address)
     }
     const tpi_sim_host *there = tpi_sim_route(host, &socket->remote);
     choose_name(socket, there);
-    socket->connecting = true;
-    tpi_sim_trace(sim, host, "fd %d calls %s", socket->fd - TPI_SIM_FD, there == NULL ? "nobody" : there->name);
+    tpi_sim_waits(socket, &socket->connecting, true);
+    tpi_sim_trace(sim, host, "fd %d calls %s", tpi_sim_number(socket), there == NULL ? "nobody" : there->name);
     if (tpi_sim_at(sim, sim->now_ns + CONNECT_LIMIT_NS, TPI_CONNECT_LIMIT, NULL, socket) == NULL) {
         return TEPAL_ENOMEM;
     }
     if (tpi_sim_chance(sim, TPI_RATE_TIMEOUT)) {
         sim->stats.faults++;
+        tpi_sim_trace(sim, host, "fd %d will not be answered", tpi_sim_number(socket));
         return TPI_PENDING;
     }
     if (tpi_sim_chance(sim, TPI_RATE_REFUSE)) {
@@ -514,11 +517,11 @@ static void drop_backlog(tpi_sim_socket *socket, bool silently) {
 }
 
 static void say_goodbye(tpi_sim_socket *socket) {
-    tpi_sim_trace(socket->host->sim, socket->host, "fd %d is closed", socket->fd - TPI_SIM_FD);
+    tpi_sim_trace(socket->host->sim, socket->host, "fd %d is closed", tpi_sim_number(socket));
     unbind(socket);
     drop_backlog(socket, false);
     if (socket->connecting || socket->error != 0) {
-        socket->connecting = false; /* an answer that comes now is answered with a reset */
+        tpi_sim_waits(socket, &socket->connecting, false); /* an answer that comes now is answered with a reset */
         socket->dead = true;
     } else if (socket->reset_on_close || socket->arrived > 0) {
         tpi_sim_stream_reset(socket); /* tcp(7): what came and was not read must not seem to have been */
@@ -548,7 +551,7 @@ static void die(tpi_sim_socket *socket) {
     drop_backlog(socket, true);
     tpi_sim_stream_probe(socket);
     socket->dead = true;
-    socket->connecting = false;
+    tpi_sim_waits(socket, &socket->connecting, false);
     end(socket);
     tpi_sim_socket_unref(socket);
 }

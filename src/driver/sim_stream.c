@@ -28,10 +28,11 @@ void tpi_sim_list(tpi_sim_socket *socket) {
 /* The end may arrive before bytes that a link held back and that were sent again; it waits for them. */
 bool tpi_sim_stream_has_news(const tpi_sim_socket *socket) {
     bool is_end = socket->fin_arrived && socket->arrived == socket->count;
-    return socket->reading && !socket->dead && !socket->at_end && (socket->arrived > 0 || is_end || socket->error != 0);
+    bool hears = !socket->host->deaf && (socket->arrived > 0 || is_end);
+    return socket->reading && !socket->dead && !socket->at_end && (hears || socket->error != 0);
 }
 
-static void news(tpi_sim_socket *socket) {
+void tpi_sim_stream_news(tpi_sim_socket *socket) {
     if (tpi_sim_stream_has_news(socket)) {
         tpi_sim_list(socket);
     }
@@ -171,16 +172,23 @@ static size_t size_of(const struct iovec *pieces, size_t count) {
     return size;
 }
 
-static void reset_both(tpi_sim_socket *socket) {
-    tpi_sim_socket *peer = socket->peer;
+/* This end is over; what the other hears is the caller's. */
+static void fail_here(tpi_sim_socket *socket) {
     socket->error = ECONNRESET;
-    news(socket);
+    tpi_sim_stream_news(socket);
     if (socket->object != NULL && socket->object->sending != NULL) {
         tpi_sim_list(socket);
     }
-    if (peer != NULL) {
-        tpi_sim_stream_reset(socket);
-    }
+}
+
+static void reset_both(tpi_sim_socket *socket) {
+    fail_here(socket);
+    tpi_sim_stream_reset(socket);
+}
+
+/* A script has set a reset to this very byte. */
+static bool is_reset_due(const tpi_sim_socket *socket) {
+    return socket->reset_after > 0 && socket->sent_total + 1 == socket->reset_after;
 }
 
 int64_t tpi_sim_stream_send(tpi_sim_socket *socket, const struct iovec *pieces, size_t count) {
@@ -195,10 +203,10 @@ int64_t tpi_sim_stream_send(tpi_sim_socket *socket, const struct iovec *pieces, 
     }
     if (tpi_sim_chance(sim, TPI_RATE_ENOBUFS)) {
         sim->stats.faults++;
-        tpi_sim_trace(sim, socket->host, "fd %d has no buffers to send", socket->fd - TPI_SIM_FD);
+        tpi_sim_trace(sim, socket->host, "fd %d has no buffers to send", tpi_sim_number(socket));
         return TEPAL_SYSTEM(ENOBUFS);
     }
-    if (tpi_sim_chance(sim, TPI_RATE_RESET)) {
+    if (tpi_sim_chance(sim, TPI_RATE_RESET) || is_reset_due(socket)) {
         sim->stats.faults++;
         reset_both(socket);
         return failed_send(socket);
@@ -212,6 +220,9 @@ int64_t tpi_sim_stream_send(tpi_sim_socket *socket, const struct iovec *pieces, 
         sim->stats.faults++;
         taken = 1 + (size_t)tpi_sim_below(&sim->network, taken - 1);
     }
+    if (socket->reset_after > 0 && taken > socket->reset_after - 1 - socket->sent_total) {
+        taken = (size_t)(socket->reset_after - 1 - socket->sent_total);
+    }
     if (!peer->closed) {
         if (!make_room(peer, taken)) {
             return TEPAL_ENOMEM;
@@ -223,11 +234,11 @@ int64_t tpi_sim_stream_send(tpi_sim_socket *socket, const struct iovec *pieces, 
         return TEPAL_ENOMEM;
     }
     socket->sent_total += taken;
-    tpi_sim_trace(sim, socket->host, "fd %d sends %zu of %zu", socket->fd - TPI_SIM_FD, taken, size);
-    if (socket->reset_after > 0 && socket->sent_total >= socket->reset_after) {
-        socket->reset_after = 0;
+    tpi_sim_trace(sim, socket->host, "fd %d sends %zu of %zu", tpi_sim_number(socket), taken, size);
+    if (is_reset_due(socket)) {
         sim->stats.faults++;
-        reset_both(socket);
+        (void)travel(socket, TPI_RST, 0); /* behind these bytes, which arrive */
+        fail_here(socket);
     }
     return (int64_t)taken;
 }
@@ -236,7 +247,7 @@ void tpi_sim_stream_fin(tpi_sim_socket *socket) {
     if (!socket->closed && !socket->fin_sent && socket->peer != NULL) {
         socket->fin_sent = true;
         (void)travel(socket, TPI_FIN, 0);
-        tpi_sim_trace(socket->host->sim, socket->host, "fd %d sends its end", socket->fd - TPI_SIM_FD);
+        tpi_sim_trace(socket->host->sim, socket->host, "fd %d sends its end", tpi_sim_number(socket));
     }
 }
 
@@ -300,9 +311,9 @@ static void connection_fails(tpi_sim_socket *socket, int error) {
     }
     socket->error = error;
     socket->count = socket->arrived; /* what was on its way is lost */
-    tpi_sim_trace(sim, socket->host, "fd %d: %s", socket->fd - TPI_SIM_FD, tepal_strerror(TEPAL_SYSTEM(error)));
+    tpi_sim_trace(sim, socket->host, "fd %d: %s", tpi_sim_number(socket), tepal_strerror(TEPAL_SYSTEM(error)));
     socket->dead = socket->closed;
-    news(socket);
+    tpi_sim_stream_news(socket);
     if (socket->object != NULL && socket->object->sending != NULL) {
         tpi_sim_list(socket);
     }
@@ -319,8 +330,8 @@ static void segment_arrives(tepal_sim *sim, tpi_sim_event *event) {
         return;
     }
     to->arrived += event->length;
-    tpi_sim_trace(sim, to->host, "fd %d has %zu more", to->fd - TPI_SIM_FD, event->length);
-    news(to);
+    tpi_sim_trace(sim, to->host, "fd %d has %zu more", tpi_sim_number(to), event->length);
+    tpi_sim_stream_news(to);
 }
 
 static void fin_arrives(tepal_sim *sim, tpi_sim_event *event) {
@@ -331,8 +342,8 @@ static void fin_arrives(tepal_sim *sim, tpi_sim_event *event) {
     }
     to->fin_arrived = true;
     if (to->error == 0 && !to->closed) {
-        tpi_sim_trace(sim, to->host, "fd %d: the peer has ended", to->fd - TPI_SIM_FD);
-        news(to);
+        tpi_sim_trace(sim, to->host, "fd %d: the peer has ended", tpi_sim_number(to));
+        tpi_sim_stream_news(to);
     }
 }
 
@@ -355,17 +366,26 @@ static void established(tepal_sim *sim, tpi_sim_event *event) {
     tpi_sim_connect_ends(to, 0);
 }
 
+static void probe_later(tepal_sim *sim, tpi_sim_socket *socket, int seconds, size_t count) {
+    tpi_sim_event *event = tpi_sim_at(sim, sim->now_ns + TEPAL_SEC(seconds), TPI_KEEP_ALIVE, NULL, socket);
+    if (event != NULL) {
+        event->length = count;
+        event->epoch = socket->keep_epoch;
+    }
+}
+
 /* Keep-alive probes are answered unheard, as long as both ways are open. */
 void tpi_sim_keep_alive(tpi_sim_socket *socket) {
     tepal_sim *sim = socket->host->sim;
+    socket->keep_epoch++; /* what was set before is forgotten */
     if (socket->keep_alive && socket->peer != NULL) {
-        (void)tpi_sim_at(sim, sim->now_ns + TEPAL_SEC(socket->keep_idle_s), TPI_KEEP_ALIVE, NULL, socket);
+        probe_later(sim, socket, socket->keep_idle_s, 0);
     }
 }
 
 static void keep_alive_is_due(tepal_sim *sim, tpi_sim_event *event) {
     tpi_sim_socket *to = event->to;
-    if (to->closed || to->error != 0 || to->peer == NULL || !to->keep_alive) {
+    if (to->closed || to->error != 0 || to->peer == NULL || event->epoch != to->keep_epoch) {
         return;
     }
     const tpi_sim_host *there = to->peer->host;
@@ -382,10 +402,7 @@ static void keep_alive_is_due(tepal_sim *sim, tpi_sim_event *event) {
         connection_fails(to, ETIMEDOUT);
         return;
     }
-    tpi_sim_event *next = tpi_sim_at(sim, sim->now_ns + TEPAL_SEC(to->keep_interval_s), TPI_KEEP_ALIVE, NULL, to);
-    if (next != NULL) {
-        next->length = event->length + 1;
-    }
+    probe_later(sim, to, to->keep_interval_s, event->length + 1);
 }
 
 void tpi_sim_stream_event(tepal_sim *sim, tpi_sim_event *event) {
@@ -410,6 +427,9 @@ void tpi_sim_stream_event(tepal_sim *sim, tpi_sim_event *event) {
         tpi_sim_connect_ends(to, (int)event->length);
         break;
     case TPI_GIVE_UP:
+        if (to->epoch == event->epoch) {
+            tpi_sim_waits(to, &to->is_held, false);
+        }
         if (to->held > 0 && to->epoch == event->epoch) {
             connection_fails(to, ETIMEDOUT);
         }

@@ -4,6 +4,7 @@
  */
 #include "driver/sim.h"
 
+#include <errno.h>
 #include <stdlib.h>
 
 #define FIRST_SECOND TEPAL_SEC(1) /* hosts' clocks begin here: 0 is no time for a loop */
@@ -41,11 +42,12 @@ bool tpi_sim_chance(tepal_sim *sim, tpi_sim_rate rate) {
 bool tpi_sim_environment_seed(uint64_t *seed) {
     const char *text = secure_getenv("TEPAL_SIM_SEED");
     char *end;
-    if (text == NULL || *text == '\0') {
+    if (text == NULL || *text < '0' || *text > '9') {
         return false;
     }
+    errno = 0;
     uint64_t number = strtoull(text, &end, 0);
-    if (*end != '\0') {
+    if (*end != '\0' || errno != 0) {
         return false;
     }
     *seed = number;
@@ -197,6 +199,18 @@ int tpi_sim_host_new(tepal_sim *sim, const char *name, tpi_sim_host **host) {
     return 0;
 }
 
+void tpi_sim_host_undo(tpi_sim_host *host, tpi_sim_driver *before) {
+    tepal_sim *sim = host->sim;
+    if (before != NULL || host->id < sim->host_count || host->was_up) {
+        host->driver = before;
+        host->crashed = before != NULL;
+        return;
+    }
+    sim->host_count--;
+    tpi_free(sim->realloc, host->links);
+    tpi_free(sim->realloc, host);
+}
+
 /* Events: a binary heap by time, chance, order */
 
 static bool is_before(const tpi_sim_event *a, const tpi_sim_event *b) {
@@ -215,6 +229,11 @@ static void sift_up(tepal_sim *sim, size_t at) {
     sim->events[at] = event;
 }
 
+/* Limits: who still waits for one says so (tpi_sim_waits). */
+static bool is_background(const tpi_sim_event *event) {
+    return event->what == TPI_KEEP_ALIVE || event->what == TPI_CONNECT_LIMIT || event->what == TPI_GIVE_UP;
+}
+
 static tpi_sim_event *take_first(tepal_sim *sim) {
     tpi_sim_event *first = sim->events[0];
     tpi_sim_event *event = sim->events[--sim->event_count];
@@ -231,7 +250,7 @@ static tpi_sim_event *take_first(tepal_sim *sim) {
     if (sim->event_count > 0) {
         sim->events[at] = event;
     }
-    sim->background -= first->what == TPI_KEEP_ALIVE;
+    sim->background -= is_background(first);
     return first;
 }
 
@@ -257,7 +276,7 @@ void tpi_sim_event_again(tepal_sim *sim, tpi_sim_event *event, int64_t time_ns) 
     }
     event->time_ns = time_ns < sim->now_ns ? sim->now_ns : time_ns;
     event->next = NULL;
-    sim->background += event->what == TPI_KEEP_ALIVE;
+    sim->background += is_background(event);
     sim->events[sim->event_count++] = event;
     sift_up(sim, sim->event_count - 1);
 }
@@ -330,11 +349,11 @@ static bool has_loop(const tpi_sim_host *host) {
 }
 
 /* When this host needs a turn by itself; NEVER: not before something happens to it. */
-static int64_t wants_turn_at(const tpi_sim_host *host) {
+static int64_t wants_turn_at(const tpi_sim_host *host, bool waits) {
     if (!has_loop(host)) {
         return TPI_SIM_NEVER;
     }
-    int64_t timeout_ns = host->driver->runner.timeout(host->driver->loop);
+    int64_t timeout_ns = host->driver->runner.timeout(host->driver->loop, waits);
     if (atomic_load(&host->driver->woken)) {
         timeout_ns = 0;
     }
@@ -348,6 +367,7 @@ static int64_t wants_turn_at(const tpi_sim_host *host) {
 
 static void check_turn(tpi_sim_driver *driver) {
     tepal_sim *sim = driver->sim;
+    const tpi_sim_host *host = driver->host;
     int number = 0;
     const char *broken = driver->runner.broken(driver->loop, &number);
     if (broken != NULL) {
@@ -361,9 +381,10 @@ static void check_turn(tpi_sim_driver *driver) {
         (void)tpi_sim_broken(driver, 7, "it takes turn after turn with nothing to do");
         return;
     }
-    int code = sim->options.check == NULL ? 0 : sim->options.check(sim->options.argument);
+    int code =
+        sim->options.check == NULL ? 0 : sim->options.check(sim->options.argument); /* which may close the loop */
     if (code < 0) {
-        (void)tpi_sim_fail(sim, driver->host, code, "the program's check failed: %s", tepal_strerror(code));
+        (void)tpi_sim_fail(sim, host, code, "the program's check failed: %s", tepal_strerror(code));
     }
 }
 
@@ -411,7 +432,7 @@ static tpi_sim_host *find_due(tepal_sim *sim, const tpi_sim_driver *self) {
     unsigned from = (unsigned)tpi_sim_below(&sim->network, sim->host_count);
     for (unsigned i = 0; i < sim->host_count; i++) {
         tpi_sim_host *host = sim->hosts[(from + i) % sim->host_count];
-        if ((self == NULL || host != self->host) && wants_turn_at(host) <= sim->now_ns) {
+        if ((self == NULL || host != self->host) && wants_turn_at(host, false) <= sim->now_ns) {
             return host;
         }
     }
@@ -420,14 +441,13 @@ static tpi_sim_host *find_due(tepal_sim *sim, const tpi_sim_driver *self) {
 
 static int64_t next_moment(const tepal_sim *sim, const tpi_sim_driver *self, int64_t until_ns) {
     int64_t next_ns = until_ns;
-    bool waited_for = sim->event_count > sim->background || until_ns != TPI_SIM_NEVER;
     for (unsigned i = 0; i < sim->host_count; i++) {
         if (self == NULL || sim->hosts[i] != self->host) {
-            int64_t at_ns = wants_turn_at(sim->hosts[i]);
+            int64_t at_ns = wants_turn_at(sim->hosts[i], false);
             next_ns = at_ns < next_ns ? at_ns : next_ns;
         }
     }
-    waited_for = waited_for || next_ns != TPI_SIM_NEVER;
+    bool waited_for = next_ns != TPI_SIM_NEVER || sim->waiting > 0 || sim->event_count > sim->background;
     if (waited_for && sim->event_count > 0 && sim->events[0]->time_ns < next_ns) {
         next_ns = sim->events[0]->time_ns;
     }
@@ -438,7 +458,7 @@ static int64_t next_moment(const tepal_sim *sim, const tpi_sim_driver *self, int
 static void let_others_run(tepal_sim *sim, const tpi_sim_driver *self) {
     for (unsigned i = 0; i < sim->host_count && sim->failed == 0; i++) {
         tpi_sim_host *host = sim->hosts[i];
-        if (host != self->host && wants_turn_at(host) <= sim->now_ns && tpi_sim_below(&sim->network, 4) != 0) {
+        if (host != self->host && wants_turn_at(host, false) <= sim->now_ns && tpi_sim_below(&sim->network, 4) != 0) {
             step(sim, host);
         }
     }
@@ -462,6 +482,10 @@ static int drive(tepal_sim *sim, tpi_sim_driver *self, int64_t until_ns) {
         if (self != NULL && self->crashed) {
             return TEPAL_SYSTEM(EHOSTDOWN);
         }
+        if (self != NULL) { /* it may have been given something to do, or its clock have jumped */
+            int64_t at_ns = wants_turn_at(self->host, true);
+            until_ns = at_ns < until_ns ? at_ns : until_ns;
+        }
         bool may_return = self == NULL || self->host->stalled_ns <= sim->now_ns;
         if (may_return && (sim->now_ns >= until_ns || (self != NULL && has_news(self)))) {
             return 0;
@@ -481,8 +505,8 @@ static int drive(tepal_sim *sim, tpi_sim_driver *self, int64_t until_ns) {
 }
 
 int tpi_sim_drive(tepal_sim *sim, tpi_sim_driver *self, int64_t until_ns) {
-    if (sim->depth == 0 && sim->failed != TEPAL_EINVARIANT) {
-        sim->failed = 0; /* of an earlier run; after a broken invariant nothing is to be believed */
+    if (sim->depth == 0 && sim->failed != TEPAL_EINVARIANT && sim->failed != TEPAL_ENOMEM) {
+        sim->failed = 0; /* of an earlier run; after those two nothing is to be believed */
     }
     sim->references++;
     sim->depth++;

@@ -399,6 +399,15 @@ int tepal_loop_prepare(tepal_loop *loop, int64_t *timeout_ns) {
     return 0;
 }
 
+int64_t tpi_loop_timeout(tepal_loop *loop) {
+    if (check_process(loop) < 0) {
+        return -1;
+    }
+    tpi_loop_flush(loop);
+    loop->driver->ops->flush(loop->driver);
+    return timeout(loop, -1);
+}
+
 int tepal_loop_poll_fd(tepal_loop *loop) {
     return loop->phase != TPI_PHASE_OPEN ? TEPAL_ECLOSED : loop->driver->ops->poll_fd(loop->driver);
 }

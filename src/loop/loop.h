@@ -122,6 +122,9 @@ struct tepal_loop {
 /* loop.c: tepal_loop_new(); with sim_host a simulated host's loop, whatever the options name. */
 int tpi_loop_new(tepal_loop **loop, const tepal_loop_options *options, struct tpi_sim_host *sim_host);
 
+/* loop.c: how long it may sleep now, after what was written is on its way; negative: for ever, or it is closed. */
+int64_t tpi_loop_timeout(tepal_loop *loop);
+
 /* ready.c */
 
 static inline bool tpi_ready_any(const tepal_loop *loop) {

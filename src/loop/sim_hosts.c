@@ -16,10 +16,9 @@ struct tpi_sim_loop {
 
 /* What the network asks of a loop */
 
-static int64_t host_timeout(void *argument) {
+static int64_t host_timeout(void *argument, bool waits) {
     tepal_loop *loop = argument;
-    int64_t timeout_ns;
-    return tepal_loop_prepare(loop, &timeout_ns) < 0 ? -1 : timeout_ns;
+    return !waits && tepal_loop_is_running(loop) ? -1 : tpi_loop_timeout(loop);
 }
 
 static int host_step(void *argument) {
@@ -54,7 +53,7 @@ int tepal_sim_new(tepal_sim **sim, const tepal_sim_options *options) {
 }
 
 void tepal_sim_free(tepal_sim *sim) {
-    if (sim == NULL) {
+    if (sim == NULL || sim->depth > 0) {
         return;
     }
     while (sim->loops != NULL) {
@@ -69,8 +68,10 @@ void tepal_sim_free(tepal_sim *sim) {
 
 static bool is_name(const char *name) {
     static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.";
+    tepal_address literal;
     size_t length = strnlen(name, TPI_SIM_NAME + 1);
-    return length > 0 && length <= TPI_SIM_NAME && strspn(name, letters) == length && strcmp(name, "localhost") != 0;
+    return length > 0 && length <= TPI_SIM_NAME && strspn(name, letters) == length && strcmp(name, "localhost") != 0 &&
+           tepal_address_parse(&literal, name, 0) < 0; /* an address would be taken for itself */
 }
 
 int tepal_sim_add_host(tepal_sim *sim, const char *name, const tepal_loop_options *options, tepal_loop **loop) {
@@ -92,9 +93,14 @@ int tepal_sim_add_host(tepal_sim *sim, const char *name, const tepal_loop_option
     if (entry == NULL) {
         return TEPAL_ENOMEM;
     }
+    const tpi_sim_host *known = tpi_sim_host_find(sim, name);
+    tpi_sim_driver *before = known == NULL ? NULL : known->driver;
     code = tpi_sim_host_new(sim, name, &host);
     if (code == 0) {
         code = tpi_loop_new(&made, &own, host);
+        if (code < 0) {
+            tpi_sim_host_undo(host, before);
+        }
     }
     if (code < 0) {
         tpi_free(sim->realloc, entry);
@@ -103,6 +109,7 @@ int tepal_sim_add_host(tepal_sim *sim, const char *name, const tepal_loop_option
     host->driver->runner =
         (tpi_sim_runner){.timeout = host_timeout, .step = host_step, .broken = host_broken, .progress = host_progress};
     host->driver->loop = made;
+    host->was_up = true;
     *entry = (tpi_sim_loop){.next = sim->loops, .loop = made};
     sim->loops = entry;
     *loop = made;
@@ -195,16 +202,24 @@ int tepal_sim_get_stats(const tepal_sim *sim, tepal_sim_stats *stats) {
 
 /* Descriptors of a host */
 
-static tpi_sim_driver *simulated(const tepal_loop *loop) {
-    tpi_driver *driver = loop->driver;
-    return driver != NULL && driver->ops == &tpi_sim_driver_ops ? tpi_sim_driver_of(driver) : NULL;
+/* 0, with the driver; or why there is none. */
+static int simulated(const tepal_loop *loop, tpi_sim_driver **driver) {
+    if (loop->driver == NULL || loop->phase != TPI_PHASE_OPEN) {
+        return TEPAL_ECLOSED;
+    }
+    if (loop->driver->ops != &tpi_sim_driver_ops) {
+        return TEPAL_ENOTSUP;
+    }
+    *driver = tpi_sim_driver_of(loop->driver);
+    return 0;
 }
 
 int tepal_sim_close_fd(tepal_loop *loop, int fd) {
-    const tpi_sim_driver *driver = simulated(loop);
-    tpi_sim_socket *socket = driver == NULL ? NULL : tpi_sim_socket_at(driver, fd);
-    if (driver == NULL) {
-        return TEPAL_ENOTSUP;
+    tpi_sim_driver *driver = NULL;
+    int code = simulated(loop, &driver);
+    tpi_sim_socket *socket = code < 0 ? NULL : tpi_sim_socket_at(driver, fd);
+    if (code < 0) {
+        return code;
     }
     if (socket == NULL || socket->object != NULL) {
         return socket == NULL ? TEPAL_EBADF : TEPAL_EBUSY;
@@ -214,9 +229,13 @@ int tepal_sim_close_fd(tepal_loop *loop, int fd) {
 }
 
 int tepal_sim_socketpair(tepal_loop *loop, int family, int fds[2]) {
-    tpi_sim_driver *driver = simulated(loop);
-    if (driver == NULL || (family != AF_UNIX && family != AF_INET && family != AF_INET6)) {
+    tpi_sim_driver *driver = NULL;
+    int code = simulated(loop, &driver);
+    if (code < 0) {
+        return code;
+    }
+    if (family != AF_UNIX && family != AF_INET && family != AF_INET6) {
         return TEPAL_ENOTSUP;
     }
-    return tpi_sim_socket_pair(driver, family, fds);
+    return driver->crashed ? TEPAL_SYSTEM(ENETDOWN) : tpi_sim_socket_pair(driver, family, fds);
 }
