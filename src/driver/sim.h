@@ -258,6 +258,9 @@ tpi_sim_event *tpi_sim_at(tepal_sim *sim, int64_t time_ns, tpi_sim_happening wha
 /* Put an event that a link has held back where it belongs. */
 void tpi_sim_event_again(tepal_sim *sim, tpi_sim_event *event, int64_t time_ns);
 void tpi_sim_event_free(tepal_sim *sim, tpi_sim_event *event);
+/* Out of what is to come, the events that match, in their order: a list by next. */
+tpi_sim_event *tpi_sim_take_events(tepal_sim *sim, bool (*matches)(const tpi_sim_event *event, const void *argument),
+                                   const void *argument);
 
 /*
  * Let the network go on until self has something to deliver, or the time has come; at least a moment passes. self NULL:
@@ -295,6 +298,8 @@ bool tpi_sim_link_is_down(const tepal_sim *sim, const tpi_sim_link *link);
 bool tpi_sim_hold(tepal_sim *sim, tpi_sim_event *event);
 /* What a link held back goes on its way. */
 void tpi_sim_let_go(tepal_sim *sim, tpi_sim_link *link);
+/* What is on its way comes as if it had not been sent slowly: the link is faster now. */
+void tpi_sim_hurry(tepal_sim *sim, const tpi_sim_host *from, const tpi_sim_host *to);
 /* A link that was down by chance is up again. */
 void tpi_sim_heal_event(tepal_sim *sim, const tpi_sim_event *event);
 

@@ -88,9 +88,13 @@ static void set_latency(tepal_sim *sim, const statement *self, tpi_sim_host *fro
 }
 
 static void set_bandwidth(tepal_sim *sim, const statement *self, tpi_sim_host *from, tpi_sim_host *to) {
-    (void)sim;
-    tpi_sim_link_of(from, to)->bandwidth = (uint64_t)self->number;
-    tpi_sim_link_of(from, to)->busy_ns = 0;
+    tpi_sim_link *link = tpi_sim_link_of(from, to);
+    bool was_limited = link->bandwidth > 0;
+    link->bandwidth = (uint64_t)self->number;
+    link->busy_ns = 0;
+    if (was_limited) {
+        tpi_sim_hurry(sim, from, to);
+    }
 }
 
 static void drop(tepal_sim *sim, const statement *self, tpi_sim_host *from, tpi_sim_host *to) {
@@ -265,7 +269,7 @@ static void calm(tepal_sim *sim, const statement *self, tpi_sim_host *from, tpi_
         host->limit = host->limit < 1024 ? 1024 : host->limit;
         disarm(host);
         for (unsigned k = 0; k < sim->host_count; k++) {
-            host->links[k].bandwidth = 0;
+            set_bandwidth(sim, &(statement){.number = 0}, host, sim->hosts[k]);
             heal(sim, self, host, sim->hosts[k]);
         }
     }

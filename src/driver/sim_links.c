@@ -55,16 +55,22 @@ int64_t tpi_sim_travel(tepal_sim *sim, tpi_sim_host *from, const tpi_sim_host *t
     return at_ns;
 }
 
-bool tpi_sim_hold(tepal_sim *sim, tpi_sim_event *event) {
+/* Over which link an event travels; NULL: over none. *there is where it leads. */
+static tpi_sim_link *link_under(const tpi_sim_event *event, const tpi_sim_host **there) {
     tpi_sim_host *from = event->host != NULL ? event->host : event->from == NULL ? NULL : event->from->host;
-    if (from == NULL) {
+    if (event->what >= TPI_TRAVELS || from == NULL) {
+        return NULL;
+    }
+    *there = event->to != NULL ? event->to->host : tpi_sim_route(from, &event->from->remote);
+    return *there == NULL ? NULL : tpi_sim_link_of(from, *there);
+}
+
+bool tpi_sim_hold(tepal_sim *sim, tpi_sim_event *event) {
+    const tpi_sim_host *to;
+    tpi_sim_link *link = link_under(event, &to);
+    if (link == NULL) {
         return false;
     }
-    const tpi_sim_host *to = event->to != NULL ? event->to->host : tpi_sim_route(from, &event->from->remote);
-    if (to == NULL) {
-        return false;
-    }
-    tpi_sim_link *link = tpi_sim_link_of(from, to);
     if (!tpi_sim_link_is_down(sim, link) && !to->crashed) {
         return false;
     }
@@ -101,6 +107,25 @@ void tpi_sim_let_go(tepal_sim *sim, tpi_sim_link *link) {
         }
         tpi_sim_event_again(sim, event, at_ns);
         event = next;
+    }
+}
+
+static bool travels_over(const tpi_sim_event *event, const void *link) {
+    const tpi_sim_host *there;
+    return link_under(event, &there) == link;
+}
+
+void tpi_sim_hurry(tepal_sim *sim, const tpi_sim_host *from, const tpi_sim_host *to) {
+    const tpi_sim_link *link = tpi_sim_link_of(from, to);
+    int64_t at_ns = sim->now_ns + link->min_ns;
+    for (tpi_sim_event *next, *event = tpi_sim_take_events(sim, travels_over, link); event != NULL; event = next) {
+        next = event->next;
+        at_ns = event->time_ns < at_ns ? event->time_ns : at_ns;
+        if (event->to != NULL) {
+            event->to->last_arrival_ns = at_ns + 1;
+        }
+        tpi_sim_event_again(sim, event, at_ns);
+        at_ns = (event->time_ns > sim->now_ns + link->min_ns ? event->time_ns : sim->now_ns + link->min_ns) + 1;
     }
 }
 

@@ -254,6 +254,30 @@ static tpi_sim_event *take_first(tepal_sim *sim) {
     return first;
 }
 
+/* Out of what is to come, the events that match, in their order. */
+tpi_sim_event *tpi_sim_take_events(tepal_sim *sim, bool (*matches)(const tpi_sim_event *event, const void *argument),
+                                   const void *argument) {
+    tpi_sim_event *taken = NULL;
+    size_t count = sim->event_count;
+    sim->event_count = 0;
+    for (size_t i = 0; i < count; i++) {
+        tpi_sim_event *event = sim->events[i];
+        if (!matches(event, argument)) {
+            sim->events[sim->event_count++] = event;
+            sift_up(sim, sim->event_count - 1);
+            continue;
+        }
+        tpi_sim_event **link = &taken;
+        while (*link != NULL && is_before(*link, event)) {
+            link = &(*link)->next;
+        }
+        sim->background -= is_background(event);
+        event->next = *link;
+        *link = event;
+    }
+    return taken;
+}
+
 static bool reserve_event(tepal_sim *sim) {
     if (sim->event_count < sim->event_room) {
         return true;

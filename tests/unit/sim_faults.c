@@ -36,6 +36,28 @@ TEST(sim_faults, bandwidth_holds_back_what_is_sent_at_once) {
     network_close(&net);
 }
 
+TEST(sim_faults, what_was_sent_slowly_comes_at_once_when_the_limit_is_gone) {
+    static const char *const ends[] = {"calm", "bandwidth client server 0"};
+    for (int i = 0; i < 2; i++) {
+        network net = {0};
+        network_open(&net, 1);
+        network_connect(&net);
+        network_fault(&net, "bandwidth client server 1");
+        for (int k = 0; k < 5; k++) {
+            network_write(net.connected, 10000);
+            network_pass(&net, TEPAL_SEC(1));
+        }
+        CHECK_OK(tepal_transport_write_eof(net.connected->transport));
+        network_pass(&net, TEPAL_SEC(1));
+        CHECK_EQ(net.accepted->received, 0);
+        network_fault(&net, ends[i]);
+        network_pass(&net, TEPAL_SEC(1));
+        CHECK_EQ(net.accepted->received, 50000);
+        CHECK_EQ(net.accepted->eofs, 1);
+        network_close(&net);
+    }
+}
+
 TEST(sim_faults, a_partition_holds_everything_back_and_healing_it_brings_all_of_it_in_order) {
     network net = {.server_echoes = true};
     network_open(&net, 1);
