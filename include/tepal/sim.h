@@ -45,9 +45,10 @@ typedef struct tepal_sim_options {
     bool unchecked;               /**< leave the hosts' loops without debug, on their quick paths, unless asked for */
     unsigned turn_limit;          /**< turns that a host may take without anything happening; 0: 1,000 */
     int (*check)(void *argument); /**< after every turn of a host; below 0 ends the run with that code */
-    void (*trace)(void *argument, const char *line); /**< a line of text for each event, without a newline */
-    void *argument;                                  /**< of check and trace */
-    void *(*realloc)(void *, size_t);                /**< the network's allocator, not the hosts'; NULL: libc's */
+    /** a line for each event, without a newline: the time, and the host in one of six columns; it may only ask questions */
+    void (*trace)(void *argument, const char *line);
+    void *argument;                   /**< of check and trace */
+    void *(*realloc)(void *, size_t); /**< the network's allocator, not the hosts'; NULL: libc's */
 } tepal_sim_options;
 
 /** What has happened in a network since it was made. */
@@ -72,7 +73,7 @@ TEPAL_API int tepal_sim_new(tepal_sim **sim, const tepal_sim_options *options);
 /**
  * Close the loops of all hosts that are not closed yet, and give everything back. NULL is allowed.
  *
- * Not from inside a run. The memory of a loop that the caller holds by tepal_loop_ref() stays until it is given back.
+ * Inside a run it does nothing. The memory of a loop that the caller holds by tepal_loop_ref() stays until it is given back.
  */
 TEPAL_API void tepal_sim_free(tepal_sim *sim);
 
@@ -82,7 +83,9 @@ TEPAL_API void tepal_sim_free(tepal_sim *sim);
  *
  * options may be NULL; its driver must be. The loop is the network's: tepal_sim_free() closes it, and the caller may
  * do so before. After a crash of a host, or once its loop is closed, its name may be given again: to the host started
- * anew, with the same addresses. Returns 0; TEPAL_EINVAL; TEPAL_EBUSY if the name is taken; TEPAL_ENOMEM.
+ * anew, with the same addresses. The loop of a crashed host can only be closed, which ends its transports; run, it
+ * returns EHOSTDOWN as a system error. Returns 0; TEPAL_EINVAL, also for a name that is an address; TEPAL_EBUSY if the
+ * name is taken; TEPAL_ENOMEM.
  */
 TEPAL_API int tepal_sim_add_host(tepal_sim *sim, const char *name, const tepal_loop_options *options,
                                  tepal_loop **loop);
@@ -101,10 +104,10 @@ TEPAL_API int tepal_sim_address(const tepal_sim *sim, const char *host, int fami
  * Returns 1 when the time was up. 0, without a limit, when nothing is left to happen, which is not an error: every host
  * sleeps without a timer, and nothing is on its way. Below 0: the code of check, of a tepal_loop_interrupt(), or of an
  * error of a host's turn; TEPAL_EINVARIANT once an invariant is broken, in the library or (a host that spins, say) in
- * the program; TEPAL_ERECURSION from inside a run; TEPAL_ENOMEM if memory for the network itself ran out.
+ * the program; TEPAL_ERECURSION from inside a run; TEPAL_ENOMEM for good if memory for the network ran out.
  * tepal_sim_failure() says more. Running one host's loop instead, by tepal_loop_run_forever() or any other call, runs
  * the whole network too, for as long as that call lasts; where nothing is left to happen it returns EDEADLK as a system
- * error.
+ * error. tepal_loop_stop() ends the run of its loop, not this one: an interrupt, or check, does.
  */
 TEPAL_API int tepal_sim_run(tepal_sim *sim, int64_t limit_ns);
 
@@ -145,7 +148,8 @@ TEPAL_API int tepal_sim_run(tepal_sim *sim, int64_t limit_ns);
  *        drop      what a host sends to another vanishes for a while
  *   random                     every rate, the latencies and the sizes of socket buffers, as the seed has them
  *   calm                       no more faults: rates 0, everything healed, served and at full speed, nobody stalled, 1,024
- *                              descriptors at least; what "at" has put off still comes, and crashed hosts stay so
+ *                              descriptors at least, everybody heard; what "at" has put off still comes, crashed hosts
+ *                              stay so, and so do latencies and the buffers of sockets that are there
  *
  * Unless told, nothing is faulty; latencies are 50 to 500 us, 5 to 50 within a host. Returns 0; TEPAL_EINVAL, and none
  * of it is done, for what is no statement or names a host that is not there: tepal_sim_failure() says where;
@@ -171,12 +175,15 @@ TEPAL_API const char *tepal_sim_failure(const tepal_sim *sim);
 /** Copy the counters, up to stats->size. Returns 0 or TEPAL_EINVAL. */
 TEPAL_API int tepal_sim_get_stats(const tepal_sim *sim, tepal_sim_stats *stats);
 
-/** Close a descriptor of a simulated host that no transport or server has. Returns 0, TEPAL_EBADF, TEPAL_EBUSY or TEPAL_ENOTSUP. */
+/**
+ * Close a descriptor of a simulated host that no transport or server has. Returns 0, TEPAL_EBADF, TEPAL_EBUSY,
+ * TEPAL_ECLOSED, or TEPAL_ENOTSUP for another driver.
+ */
 TEPAL_API int tepal_sim_close_fd(tepal_loop *loop, int fd);
 
 /**
  * Two connected stream sockets of a simulated host, to be adopted: a Unix pair, or over its loopback with AF_INET or
- * AF_INET6. Returns 0; TEPAL_ENOTSUP for another driver or family; EMFILE as a system error; TEPAL_ENOMEM.
+ * AF_INET6. Returns 0; TEPAL_ENOTSUP for another driver or family; TEPAL_ECLOSED; ENETDOWN once it has crashed; EMFILE as a system error; TEPAL_ENOMEM.
  */
 TEPAL_API int tepal_sim_socketpair(tepal_loop *loop, int family, int fds[2]);
 

@@ -18,6 +18,7 @@ static void break_one(void *argument) {
 
 TEST(sim_contract, a_broken_invariant_ends_the_run_with_seed_time_and_host) {
     network net = {0};
+    CHECK_EQ(unsetenv("TEPAL_SIM_SEED"), 0);
     network_open(&net, 41);
     CHECK_OK(tepal_loop_call_later(net.client, TEPAL_SEC(2), break_one, net.client, NULL));
     CHECK_EQ(tepal_sim_run(net.sim, TEPAL_SEC(10)), TEPAL_EINVARIANT);

@@ -128,6 +128,7 @@ static uint64_t run_with_chance(uint64_t seed, char **trace) {
 TEST(sim_runs, a_thousand_seeds_give_the_same_trace_to_the_byte_when_run_again) {
     test_set_timeout(120);
     const uint64_t count = test_is_slow_build() ? 50 : 1000;
+    CHECK_EQ(unsetenv("TEPAL_SIM_SEED"), 0);
     uint64_t different = 0, last = 0;
     for (uint64_t seed = 1; seed <= count; seed++) {
         char *first, *second;
@@ -173,6 +174,7 @@ static int fail_from(tepal_sim *sim, void *argument) {
 
 TEST(sim_runs, a_search_names_the_first_seed_that_fails) {
     uint64_t bad = 13, failed = 0;
+    CHECK_EQ(unsetenv("TEPAL_SIM_SEED"), 0);
     CHECK_OK(tepal_sim_search(NULL, 1, 12, fail_from, &bad, &failed));
     CHECK_EQ(failed, 0);
     CHECK_EQ(tepal_sim_search(NULL, 1, 100, fail_from, &bad, &failed), TEPAL_ERROR(TEPAL_DOMAIN_USER, 3));
