@@ -433,7 +433,9 @@ int tepal_transport_pop_filter(tepal_transport *transport, tepal_filter *filter)
         return TEPAL_EINVAL;
     }
     tpi_transport_drain_cork(transport);
-    flush_down(filter);
+    if (transport->filters == filter) { /* else a resume_writing has popped it, and it may be gone */
+        flush_down(filter);
+    }
     if (transport->flags & TPI_CLOSING || transport->filters != filter) {
         return TEPAL_ECLOSED;
     }

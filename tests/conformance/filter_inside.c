@@ -329,3 +329,34 @@ SCRIPT_TEST(filter_inside, what_pause_writing_writes_while_the_last_write_is_han
     script_close(&self);
     free(only);
 }
+
+/* The cork is drained first, and that may resume who pops it as well. */
+static void pop_in_resume(script *self) {
+    shim *only = self->user;
+
+    self->user = NULL;
+    if (only != NULL) {
+        CHECK_OK(tepal_transport_pop_filter(self->transport, &only->filter));
+        free(only);
+    }
+}
+
+SCRIPT_TEST(filter_inside, a_filter_may_be_popped_and_freed_in_the_resume_that_popping_it_brings_about) {
+    NEEDS_SENDS_AT_ONCE();
+    script self = {.on_resume = pop_in_resume};
+
+    script_open(&self, SCRIPT_UNIX);
+    shim *only = shim_push(&self, 3);
+    self.user = only;
+    CHECK_OK(tepal_transport_set_write_limits(self.transport, 10, 5, 1 << 20));
+    only->holds = true;
+    script_write(&self, 8);
+    settle(self.loop);
+    only->holds = false; /* with the next write it lets go */
+    script_write(&self, 5);
+    CHECK_EQ(self.pauses, 1);
+    CHECK_EQ(CALL(&self, tepal_transport_pop_filter(self.transport, &only->filter)), TEPAL_ECLOSED);
+    CHECK_EQ(self.resumes, 1);
+    CHECK(self.user == NULL);
+    script_close(&self);
+}
