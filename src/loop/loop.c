@@ -283,6 +283,7 @@ static void run_timers(tepal_loop *loop) {
         return;
     }
     tpi_timers_advance(&loop->timers, tepal_loop_time(loop));
+    const uint64_t newest = loop->timers.sequence;
     tepal_timer *timer;
     while (!loop->interrupted && (timer = tpi_timers_pop(&loop->timers)) != NULL) {
         int64_t began = 0;
@@ -290,6 +291,9 @@ static void run_timers(tepal_loop *loop) {
             began = tpi_debug_begin(loop);
             loop->function = (uintptr_t)timer->work.run;
             TPI_INVARIANT(loop, 7, timer->deadline_ns <= tepal_loop_time(loop));
+            /* Not late: what was started by then and due has run then. */
+            TPI_INVARIANT(loop, 7,
+                          timer->deadline_ns > loop->served_ns || tpi_timers_started(timer) > loop->served_sequence);
         }
         loop->stats.timers++;
         timer->work.run(&timer->work, 0);
@@ -297,6 +301,10 @@ static void run_timers(tepal_loop *loop) {
         if (__builtin_expect(loop->debug, 0)) {
             tpi_debug_end(loop, began, "a timer");
         }
+    }
+    if (__builtin_expect(loop->debug, 0) && !loop->interrupted) {
+        loop->served_ns = loop->timers.elapsed_ns;
+        loop->served_sequence = newest;
     }
 }
 

@@ -103,7 +103,9 @@ struct tepal_loop {
     void (*report)(tepal_loop *, const char *, const tepal_error *, void *);
     void *report_argument;
     tepal_loop_stats stats;
-    const char *broken; /* the invariant that was found broken last, and its number; NULL: none */
+    int64_t served_ns;        /* debug: every timer due by then and started up to that number has run */
+    uint64_t served_sequence; /* debug */
+    const char *broken;       /* the invariant that was found broken last, and its number; NULL: none */
     int broken_number;
 
     tpi_closer *closers;

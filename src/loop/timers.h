@@ -47,6 +47,11 @@ void tpi_timers_advance(tpi_timers *timers, int64_t now_ns);
 /* The next timer that is due, unstarted again; NULL: none is left. */
 tepal_timer *tpi_timers_pop(tpi_timers *timers);
 
+/* The number of a timer's last start. */
+static inline uint64_t tpi_timers_started(const tepal_timer *timer) {
+    return timer->reserved[1];
+}
+
 /* Any started timer, unstarted again; NULL: none is left. For the end of a loop. */
 tepal_timer *tpi_timers_take(tpi_timers *timers);
 

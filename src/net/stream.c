@@ -384,6 +384,7 @@ void tpi_stream_retire(tepal_transport *transport) {
 
 /* The descriptor is gone. A server, and who counts transports, has waited for that: also for a lingering end. */
 static void last_word(tepal_transport *transport) {
+    TPI_INVARIANT(transport->loop, 1, (transport->flags & (TPI_MADE | TPI_LOST)) != TPI_MADE);
     transport->object.sending = NULL;
     tpi_stream_discard(transport);
     transport->loop->stats.transports--;

@@ -99,3 +99,35 @@ TEST_DRIVERS(invariants, a_writer_left_paused_at_the_low_mark_is_reported) {
     self.transport->flags &= ~(uint32_t)TPI_PAUSED_WRITING;
     close_witness(&self, 1, "back-pressure");
 }
+
+static void end_timer(tepal_work *work, int status) {
+    (void)work;
+    (void)status;
+}
+
+TEST_DRIVERS(invariants, a_timer_that_runs_a_turn_too_late_is_reported) {
+    witness self;
+    tepal_timer timer = {.work.run = end_timer};
+
+    open_witness(&self, &quiet_type);
+    CHECK_OK(tepal_timer_start(self.loop, &timer, tepal_loop_time(self.loop)));
+    CHECK_OK(tepal_loop_step(self.loop, 0));
+    CHECK_EQ(self.reports, 0);
+    CHECK_OK(tepal_timer_start(self.loop, &timer, tepal_loop_time(self.loop)));
+    self.loop->served_ns = timer.deadline_ns; /* as if its turn had gone by */
+    self.loop->served_sequence = UINT64_MAX;
+    CHECK_OK(tepal_loop_step(self.loop, 0));
+    close_witness(&self, 1, "liveness");
+}
+
+TEST_DRIVERS(invariants, a_transport_that_goes_without_connection_lost_is_reported) {
+    witness self;
+
+    open_witness(&self, &quiet_type);
+    self.transport->flags |= TPI_LOST; /* as if it had been told */
+    self.transport->loop->driver->ops->close(self.loop->driver, &self.transport->object);
+    self.transport->flags &= ~(uint32_t)TPI_LOST;
+    RUN_UNTIL(self.loop, self.reports > 0);
+    self.transport->flags |= TPI_LOST;
+    close_witness(&self, 1, "lifecycle");
+}
