@@ -278,12 +278,18 @@ static int sleep_for(tepal_loop *loop, int64_t timeout_ns) {
     return code < 0 ? code : 0;
 }
 
+/* What is due when the wait ends; what this turn starts, even for the past, is for the next one. */
+static void find_due_timers(tepal_loop *loop) {
+    if (loop->timers.count > 0) {
+        tpi_timers_advance(&loop->timers, tepal_loop_time(loop));
+        loop->due_sequence = loop->timers.sequence;
+    }
+}
+
 static void run_timers(tepal_loop *loop) {
     if (loop->timers.count == 0) {
         return;
     }
-    tpi_timers_advance(&loop->timers, tepal_loop_time(loop));
-    const uint64_t newest = loop->timers.sequence;
     tepal_timer *timer;
     while (!loop->interrupted && (timer = tpi_timers_pop(&loop->timers)) != NULL) {
         int64_t began = 0;
@@ -304,7 +310,7 @@ static void run_timers(tepal_loop *loop) {
     }
     if (__builtin_expect(loop->debug, 0) && !loop->interrupted) {
         loop->served_ns = loop->timers.elapsed_ns;
-        loop->served_sequence = newest;
+        loop->served_sequence = loop->due_sequence;
     }
 }
 
@@ -323,6 +329,7 @@ static int turn(tepal_loop *loop, int64_t limit_ns) {
         return code;
     }
 
+    find_due_timers(loop);
     if (__builtin_expect(atomic_load_explicit(&loop->signals_pending, memory_order_relaxed) != 0, 0)) {
         tpi_signals_dispatch(loop);
     }

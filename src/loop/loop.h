@@ -105,6 +105,7 @@ struct tepal_loop {
     tepal_loop_stats stats;
     int64_t served_ns;        /* debug: every timer due by then and started up to that number has run */
     uint64_t served_sequence; /* debug */
+    uint64_t due_sequence;    /* the last start of a timer before those due were looked for */
     const char *broken;       /* the invariant that was found broken last, and its number; NULL: none */
     int broken_number;
 

@@ -283,3 +283,32 @@ TEST_DRIVERS(loop_timers, many_stopped_ones_do_not_wake_it) {
     CHECK_LE(loop_stats(loop).turns - before, 4);
     loop_end(loop);
 }
+
+/* ---- What a turn starts is for the next one ---- */
+
+typedef struct starter {
+    tepal_loop *loop;
+    tepal_timer timer;
+    int runs;
+} starter;
+
+static void count_starter(tepal_work *work, int status) {
+    starter *self = (starter *)(void *)((char *)work - offsetof(starter, timer.work));
+    self->runs += status == 0;
+}
+
+static void start_at_once(void *argument) {
+    starter *self = argument;
+    CHECK_OK(tepal_timer_start(self->loop, &self->timer, 0));
+}
+
+TEST_DRIVERS(loop_timers, one_that_a_callback_starts_for_the_past_runs_in_the_next_turn) {
+    starter self = {.loop = loop_make(NULL), .timer.work.run = count_starter};
+
+    CHECK_OK(tepal_loop_call_soon(self.loop, start_at_once, &self, NULL));
+    CHECK_EQ(tepal_loop_step(self.loop, 0), 1);
+    CHECK_EQ(self.runs, 0);
+    CHECK_OK(tepal_loop_step(self.loop, 0));
+    CHECK_EQ(self.runs, 1);
+    loop_end(self.loop);
+}
