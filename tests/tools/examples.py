@@ -49,22 +49,31 @@ def echo_server_explains_a_port_in_use(driver):
     ends_well(program)
 
 
+def start_echo_short(driver):
+    """It and a connection to it. It takes its port as given, and somebody else may have that by then: others are tried."""
+    for _ in range(20):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        program = start(driver, "echo_short", port)
+        dialed = []
+
+        def it_listens_or_has_ended():
+            try:
+                dialed.append(dial_port(port))
+            except ConnectionRefusedError:
+                pass
+            return dialed or "Address already in use" in program.error_text()
+
+        eventually(it_listens_or_has_ended, "it does not listen")
+        if dialed:
+            return program, dialed[0]
+    raise AssertionError("each of twenty ports was in use")
+
+
 def echo_short_does_what_the_readme_shows(driver):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    program = start(driver, "echo_short", port)
-    dialed = []
-
-    def it_listens():
-        try:
-            dialed.append(dial_port(port))
-        except ConnectionRefusedError:
-            pass
-        return dialed
-
-    eventually(it_listens, "it does not listen")
-    with dialed[0] as peer:
+    program, dialed = start_echo_short(driver)
+    with dialed as peer:
         peer.sendall(b"hello\n")
         peer.shutdown(socket.SHUT_WR)
         assert read_all(peer) == b"hello\n"
