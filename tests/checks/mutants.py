@@ -67,15 +67,25 @@ def a_line_is_found_again():
 def the_list_is_whole():
     text = (ROOT / "tests" / "mutants" / "generated.txt").read_text()
     entries = re.findall(r"^(\d{3}) (src/\S+\.c) \w+ \d+ ([a-z ]+)\n- (.+)\n\+ (.+)$", text, flags=re.M)
-    problems = [] if [int(entry[0]) for entry in entries] == list(range(1, 301)) else ["not numbered from 001 to 300"]
+    numbers = [int(entry[0]) for entry in entries]
+    problems = [] if numbers == list(range(1, len(numbers) + 1)) else ["not numbered from 001 on, without a gap"]
     problems += [f"{entry[0]} changes nothing" for entry in entries if entry[3] == entry[4]]
     return problems + [f"{entry[0]} is of no known kind" for entry in entries if entry[2] not in candidates.KINDS]
+
+
+def every_file_has_mutants():
+    text = (ROOT / "tests" / "mutants" / "generated.txt").read_text()
+    changed = set(re.findall(r"^\d{3} (src/\S+\.c) ", text, flags=re.M))
+    files = sorted(ROOT.glob("src/**/*.c"))
+    names = [str(path.relative_to(ROOT)) for path in files if candidates.candidates(path.read_text())]
+    return [f"{name} has no mutants: scripts/mutate --regenerate" for name in names if name not in changed]
 
 
 CHECKS = {
     "generated_mutants_change_code_and_nothing_else": only_code_changes,
     "a_mutants_line_is_found_again": a_line_is_found_again,
     "the_list_of_mutants_is_whole": the_list_is_whole,
+    "every_file_of_src_has_mutants": every_file_has_mutants,
 }
 
 if __name__ == "__main__":
