@@ -287,3 +287,99 @@ TEST(sim_contract, keep_alive_finds_a_host_that_was_started_anew) {
     CHECK_EQ(net.connected->lost_code, TEPAL_SYSTEM(ECONNRESET));
     network_close(&net);
 }
+
+/* Connected from the client; the server accepts it. */
+static void connect_kept_alive(network *net, bool from_the_start) {
+    tepal_future *future;
+    CHECK_OK(tepal_loop_create_connection(
+        net->client, network_factory, net,
+        TEPAL_OPTIONS(tepal_connect_options, .host = "10.0.0.1", .port = NETWORK_PORT,
+                      .transport = TEPAL_OPTIONS(tepal_transport_options, .keep_alive = from_the_start)),
+        &future));
+    network_pass(net, TEPAL_SEC(1));
+    tepal_future_unref(future);
+    if (!from_the_start) {
+        CHECK_OK(tepal_transport_set_keep_alive(net->connected->transport, true, 0, 0, 0));
+    }
+}
+
+TEST(sim_contract, keep_alive_waits_two_hours_and_nine_probes_unless_told) {
+    for (int how = 0; how < 2; how++) {
+        network net = {0};
+        network_open(&net, 1);
+        connect_kept_alive(&net, how == 0);
+        network_fault(&net, "crash server");
+        network_pass(&net, TEPAL_SEC(10000));
+        CHECK_EQ(net.connected->lost_code, TEPAL_ETIMEDOUT);
+        CHECK_GE(net.connected->lost_at, TEPAL_SEC(7200 + 9 * 75)); /* tcp(7) */
+        CHECK_LT(net.connected->lost_at, TEPAL_SEC(7200 + 9 * 75 + 2));
+        network_close(&net);
+    }
+}
+
+static void ask_for_keep_alive(tpi_driver *driver, odd *self) {
+    CHECK_EQ(driver->ops->set(driver, &self->object, TPI_OPTION_KEEP_ALIVE, 1), 0);
+    CHECK_EQ(driver->ops->set(driver, &self->object, TPI_OPTION_KEEP_ALIVE_IDLE, 10), 0);
+    CHECK_EQ(driver->ops->set(driver, &self->object, TPI_OPTION_KEEP_ALIVE_INTERVAL, 5), 0);
+    CHECK_EQ(driver->ops->set(driver, &self->object, TPI_OPTION_KEEP_ALIVE_COUNT, 3), 0);
+}
+
+TEST(sim_contract, keep_alive_can_be_asked_for_before_connecting_and_after) {
+    for (int after = 0; after < 2; after++) {
+        network net = {0};
+        tepal_address address;
+        network_open(&net, 1);
+        odd self = {.object.up = &odd_upcalls, .network = &net};
+        tpi_driver *driver = net.client->driver;
+        CHECK_OK(tepal_sim_address(net.sim, "server", AF_INET, NETWORK_PORT, &address));
+        CHECK_OK(driver->ops->open(driver, &self.object, TPI_STREAM, AF_INET));
+        if (after == 0) {
+            ask_for_keep_alive(driver, &self);
+        }
+        CHECK_EQ(driver->ops->connect(driver, &self.object, &address), TPI_PENDING);
+        network_pass(&net, TEPAL_SEC(1));
+        if (after == 1) {
+            ask_for_keep_alive(driver, &self);
+        }
+        network_fault(&net, "crash server");
+        network_pass(&net, TEPAL_SEC(60));
+        CHECK(strstr(net.trace, tepal_strerror(TEPAL_ETIMEDOUT)) != NULL);
+        network_close(&net);
+    }
+}
+
+TEST(sim_contract, more_connections_than_one_turn_accepts_are_accepted_in_the_next) {
+    enum { MANY = 70 };
+    network net = {0};
+    tepal_future *futures[MANY];
+    network_open(&net, 1);
+    network_fault(&net, "stall server 5s");
+    for (int i = 0; i < MANY; i++) {
+        network_call(&net, net.client, "10.0.0.1", &futures[i]);
+    }
+    network_pass(&net, TEPAL_SEC(10)); /* and nothing comes any more that would remind it of the rest */
+    CHECK_EQ(tepal_server_connection_count(net.listener), MANY);
+    for (int i = 0; i < MANY; i++) {
+        tepal_future_unref(futures[i]);
+    }
+    network_close(&net);
+}
+
+TEST(sim_contract, a_unix_connection_that_is_late_is_made_all_the_same) {
+    network net = {0};
+    tepal_server *server;
+    tepal_future *future;
+    network_open(&net, 1);
+    CHECK_OK(tepal_loop_listen(net.client, network_factory, &net,
+                               TEPAL_OPTIONS(tepal_server_options, .unix_path = "@late"), &server));
+    network_fault(&net, "rate late 1");
+    CHECK_OK(tepal_loop_create_connection(net.client, network_factory, &net,
+                                          TEPAL_OPTIONS(tepal_connect_options, .unix_path = "@late"), &future));
+    network_pass(&net, TEPAL_SEC(1));
+    CHECK(tepal_future_is_done(future));
+    CHECK(tepal_future_error(future) == NULL);
+    CHECK_EQ(tepal_server_connection_count(server), 1);
+    tepal_future_unref(future);
+    tepal_server_unref(server);
+    network_close(&net);
+}

@@ -2,7 +2,7 @@
  * What the simulator does by chance has the effect that it is there for: reads that bring less, sends that take less,
  * what comes late or out of order. A test that only sees nothing lost would not miss them.
  */
-#include "driver/driver.h"
+#include "driver/sim.h"
 #include "loop/loop.h"
 #include "unit/sim_fixture.h"
 
@@ -172,6 +172,22 @@ TEST(sim_effects, what_is_ready_in_one_turn_is_told_in_an_order_of_chance) {
     }
     CHECK_GT(second_first, 0);
     CHECK_LT(second_first, SEEDS);
+}
+
+TEST(sim_effects, what_random_brings_is_harmless_up_to_always_and_harmful_rarely) {
+    uint32_t most[TPI_RATES] = {0};
+    for (uint64_t seed = 1; seed <= 5 * SEEDS; seed++) {
+        network net = {0};
+        network_open_bare(&net, seed);
+        network_fault(&net, "random");
+        for (int i = 0; i < TPI_RATES; i++) {
+            most[i] = net.sim->rates[i] > most[i] ? net.sim->rates[i] : most[i];
+        }
+        network_close(&net);
+    }
+    for (int i = 0; i < TPI_RATES; i++) {
+        CHECK_EQ(most[i], i <= TPI_RATE_DELAY ? UINT32_MAX : UINT32_MAX / 50);
+    }
 }
 
 TEST(sim_effects, calm_lets_a_stalled_host_go_on) {

@@ -23,6 +23,37 @@ TEST(sim_faults, latency_is_what_the_script_says) {
     network_close(&net);
 }
 
+TEST(sim_faults, each_unit_of_time_is_what_it_says) {
+    static const char *const latencies[] = {"100000000ns", "100000us", "100ms", "0.1s"};
+    for (size_t i = 0; i < sizeof latencies / sizeof *latencies; i++) {
+        network net = {0};
+        char script[96];
+        network_open(&net, 1);
+        network_connect(&net);
+        (void)snprintf(script, sizeof script, "latency client server %s %s", latencies[i], latencies[i]);
+        network_fault(&net, script);
+        network_write(net.connected, 1);
+        network_pass(&net, TEPAL_MS(99));
+        CHECK_EQ(net.accepted->received, 0);
+        network_pass(&net, TEPAL_MS(2));
+        CHECK_EQ(net.accepted->received, 1);
+        network_close(&net);
+    }
+}
+
+TEST(sim_faults, latency_has_a_direction) {
+    network net = {0};
+    network_open(&net, 1);
+    network_connect(&net);
+    network_fault(&net, "latency client server 100ms 100ms; latency server client 300ms 300ms");
+    network_write(net.connected, 1);
+    network_write(net.accepted, 1);
+    network_pass(&net, TEPAL_MS(110));
+    CHECK_EQ(net.accepted->received, 1);
+    CHECK_EQ(net.connected->received, 0);
+    network_close(&net);
+}
+
 TEST(sim_faults, bandwidth_holds_back_what_is_sent_at_once) {
     network net = {0};
     network_open(&net, 1);

@@ -244,7 +244,7 @@ TEST(sim, descriptors_that_are_handed_out_are_above_the_kernels_and_can_be_adopt
         CHECK_GE(fd, 0x01000000);
         CHECK_EQ(client->losts, 0);
         if (round == 0) {
-            CHECK_OK(tepal_sim_close_fd(net.server, fd));
+            CHECK_EQ(tepal_sim_close_fd(net.server, fd), 0);
             CHECK_EQ(tepal_sim_close_fd(net.server, fd), TEPAL_EBADF);
         } else {
             CHECK_OK(network_factory(&net, &protocol));

@@ -1,6 +1,7 @@
 /* Scripts, traces, and runs that can be had again: by their seed, to the byte. */
 #include "unit/sim_fixture.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -164,6 +165,23 @@ TEST(sim_runs, the_trace_has_a_line_for_each_event_with_hosts_as_columns) {
     stats.size = 1;
     CHECK_EQ(tepal_sim_get_stats(net.sim, &stats), TEPAL_EINVAL);
     network_close(&net);
+}
+
+/* A line begins with the network's time, to the nanosecond. */
+static void compare_time(void *argument, const char *line) {
+    const tepal_sim *sim = *(tepal_sim **)argument;
+    int64_t seconds, rest;
+    CHECK_EQ(sscanf(line, "%" SCNd64 ".%9" SCNd64, &seconds, &rest), 2);
+    CHECK_EQ(seconds * 1000000000 + rest, sim == NULL ? 0 : tepal_sim_time(sim));
+}
+
+TEST(sim_runs, each_line_of_the_trace_has_the_networks_time) {
+    tepal_sim *sim = NULL;
+    CHECK_OK(tepal_sim_new(&sim, TEPAL_OPTIONS(tepal_sim_options, .trace = compare_time, .argument = &sim)));
+    CHECK_OK(tepal_sim_fault(sim, "at 1500000001ns calm; at 7s calm; at 1000s calm"));
+    CHECK_EQ(tepal_sim_run(sim, -1), 0);
+    CHECK_GE(tepal_sim_time(sim), TEPAL_SEC(1000));
+    tepal_sim_free(sim);
 }
 
 /* Searching */
