@@ -383,3 +383,21 @@ TEST(sim_contract, a_unix_connection_that_is_late_is_made_all_the_same) {
     tepal_server_unref(server);
     network_close(&net);
 }
+
+TEST(sim_contract, what_has_come_before_connected_is_told_follows_it) {
+    network net = {0};
+    tepal_address address;
+    network_open(&net, 1);
+    odd self = {.object.up = &odd_upcalls, .network = &net, .use = 10};
+    tpi_driver *driver = net.client->driver;
+    CHECK_OK(tepal_sim_address(net.sim, "server", AF_INET, NETWORK_PORT, &address));
+    CHECK_OK(driver->ops->open(driver, &self.object, TPI_STREAM, AF_INET));
+    CHECK_EQ(driver->ops->connect(driver, &self.object, &address), TPI_PENDING);
+    driver->ops->read_start(driver, &self.object);
+    network_fault(&net, "stall client 1s");
+    network_pass(&net, TEPAL_MS(500));
+    network_write(net.accepted, 10);
+    network_pass(&net, TEPAL_SEC(1));
+    CHECK(strstr(net.trace, "fd 0 reads 10\n") != NULL);
+    network_close(&net);
+}

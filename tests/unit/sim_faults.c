@@ -268,6 +268,20 @@ TEST(sim_faults, a_clock_that_jumps_makes_timers_due_on_that_host_alone) {
     network_close(&net);
 }
 
+static void jump_inside(void *argument) {
+    network_fault(argument, "jump client 10s");
+}
+
+TEST(sim_faults, a_callback_is_not_slow_because_the_clock_has_jumped_meanwhile) {
+    network net = {0};
+    network_open(&net, 1);
+    CHECK_OK(tepal_loop_call_later(net.client, TEPAL_SEC(1), jump_inside, &net, NULL));
+    network_pass(&net, TEPAL_SEC(2));
+    CHECK_GE(tepal_loop_time(net.client), TEPAL_SEC(13));
+    CHECK_EQ(net.reports, 0);
+    network_close(&net);
+}
+
 TEST(sim_faults, a_crashed_host_says_nothing_and_its_peer_hears_of_it_when_it_is_back) {
     network net = {0};
     network_open(&net, 1);
