@@ -30,6 +30,25 @@ TEST(sim_contract, a_broken_invariant_ends_the_run_with_seed_time_and_host) {
     network_close(&net);
 }
 
+/* The first block is the statement's words, the second one the event. */
+static void run_out_of_memory(void *argument) {
+    test_alloc_fail_at(2, false);
+    CHECK_EQ(tepal_sim_fault(argument, "at 10s calm"), TEPAL_ENOMEM);
+    CHECK(test_alloc_has_failed());
+    test_alloc_fail_at(0, false);
+}
+
+TEST(sim_contract, a_network_that_runs_out_of_memory_ends_the_run_and_says_so) {
+    tepal_sim *sim;
+    tepal_loop *loop;
+    CHECK_OK(tepal_sim_new(&sim, TEPAL_OPTIONS(tepal_sim_options, .realloc = test_counting_alloc)));
+    CHECK_OK(tepal_sim_add_host(sim, "a", NULL, &loop));
+    CHECK_OK(tepal_loop_call_later(loop, TEPAL_SEC(1), run_out_of_memory, sim, NULL));
+    CHECK_EQ(tepal_sim_run(sim, TEPAL_SEC(20)), TEPAL_ENOMEM);
+    CHECK(strstr(tepal_sim_failure(sim), "no memory for what is to come") != NULL);
+    tepal_sim_free(sim);
+}
+
 /* As if something were left to deliver, for ever. */
 static int keep_busy(void *argument) {
     tepal_loop *loop = *(tepal_loop **)argument;
