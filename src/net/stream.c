@@ -35,15 +35,26 @@ static void check_wanted(const tepal_transport *transport) {
                   transport->filters != NULL || !(transport->flags & (TPI_HELD_BACK | TPI_CLOSING | TPI_EOF_RECEIVED)));
 }
 
+/* Debug: what the driver takes for used the protocol was given, once. Above filters it is another stream. */
+static void check_told(const tepal_transport *transport, bool bare, uint64_t before, int64_t used) {
+    if (bare && transport->filters == NULL && transport->extras != NULL && used >= 0 &&
+        !(transport->flags & TPI_CLOSING)) {
+        TPI_INVARIANT(transport->loop, 2, transport->extras->told - before == (uint64_t)used);
+    }
+}
+
 static __attribute__((noinline)) size_t data_in_general(tepal_transport *transport, const uint8_t *data,
                                                         size_t length) {
     if (transport->flags & TPI_LINGERING) {
         return length;
     }
     check_wanted(transport);
+    const bool bare = transport->filters == NULL;
+    const uint64_t before = transport->extras == NULL ? 0 : transport->extras->told;
     int64_t began = tpi_upcall_begins(transport);
-    int64_t used = transport->filters == NULL ? tpi_protocol_received(transport, data, length)
-                                              : tpi_filters_received(transport, data, length);
+    int64_t used =
+        bare ? tpi_protocol_received(transport, data, length) : tpi_filters_received(transport, data, length);
+    check_told(transport, bare, before, used);
     tpi_upcall_ends(transport->loop, began, "data_received");
     return used < 0 ? length : (size_t)used;
 }

@@ -71,6 +71,7 @@ typedef struct tpi_extras {
     tepal_timer linger;
     tepal_transport *transport;        /* whose extras these are */
     tepal_future *established;         /* of the filter being set up (filter.c) */
+    uint64_t told;                     /* debug: bytes that the protocol was given */
     uint64_t taken, handed, discarded; /* debug: what the bottom was given, and where it went */
 } tpi_extras;
 

@@ -385,6 +385,13 @@ static int protocol_failed(tepal_transport *transport, int code) {
     return code;
 }
 
+/* Debug: how much the protocol is given of what comes in one upcall. */
+static void note_told(tepal_transport *transport, size_t length) {
+    if (__builtin_expect(transport->loop->debug, 0) && transport->extras != NULL) {
+        transport->extras->told += length;
+    }
+}
+
 /* For a protocol that only lends buffers, above a filter: the bytes are there already and are copied. */
 static int64_t fill_buffers(tepal_transport *transport, const uint8_t *data, size_t length) {
     tepal_protocol *protocol = transport->protocol;
@@ -405,6 +412,7 @@ static int64_t fill_buffers(tepal_transport *transport, const uint8_t *data, siz
             size = size < length - used ? size : length - used;
             memcpy(buffer, data + used, size);
             used += size;
+            note_told(transport, size);
             code = protocol->type->buffer_updated == NULL ? 0 : protocol->type->buffer_updated(protocol, size);
         }
         if (code < 0) {
@@ -428,8 +436,13 @@ int64_t tpi_protocol_received(tepal_transport *transport, const uint8_t *data, s
     tepal_protocol *protocol = transport->protocol;
     const tepal_protocol_type *type = protocol->type;
     if (__builtin_expect(type->data_received == NULL, 0)) {
-        return type->get_buffer == NULL ? (int64_t)length : fill_buffers(transport, data, length);
+        if (type->get_buffer != NULL) {
+            return fill_buffers(transport, data, length);
+        }
+        note_told(transport, length); /* it does not want to know */
+        return (int64_t)length;
     }
+    note_told(transport, length);
     int code = type->data_received(protocol, data, length);
     if (__builtin_expect(code < 0, 0)) {
         return protocol_failed(transport, code);

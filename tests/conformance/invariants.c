@@ -131,3 +131,26 @@ TEST_DRIVERS(invariants, a_transport_that_goes_without_connection_lost_is_report
     self.transport->flags |= TPI_LOST;
     close_witness(&self, 1, "lifecycle");
 }
+
+static witness *told_less;
+
+/* As if the library had given it a byte less than it took for used. */
+static int forget_a_byte(tepal_protocol *protocol, const void *data, size_t length) {
+    (void)protocol;
+    (void)data;
+    (void)length;
+    told_less->transport->extras->told--;
+    return 0;
+}
+
+TEST_DRIVERS(invariants, a_byte_that_is_not_told_is_reported) {
+    static const tepal_protocol_type type = {.size = sizeof type, .data_received = forget_a_byte};
+    witness self;
+
+    open_witness(&self, &type);
+    CHECK(self.transport->extras != NULL);
+    told_less = &self;
+    test_write_all(self.peer, "bytes", 5);
+    RUN_UNTIL(self.loop, self.reports > 0);
+    close_witness(&self, 1, "inbound");
+}
