@@ -228,6 +228,7 @@ struct tpi_driver {
     bool ending;          /* set by the loop: it is being closed, and only last words are waited for */
     bool interrupted;     /* set by the loop in an upcall: return from dispatch right after it, and keep the rest */
     atomic_bool sleeping; /* set by the loop around a wait; who adds work from elsewhere wakes only then */
+    struct tpi_offload *pool;     /* threads for blocking work, of a driver that has them */
     _Atomic(tpi_job *) done_jobs; /* finished on a thread, newest first; delivered by dispatch */
     size_t objects;               /* open ones, watches not counted; 0 before destroy */
 };

@@ -7,11 +7,8 @@
  * with something left and never in the middle of a batch, so a pointer taken from the table stays good meanwhile.
  */
 #include "driver/readiness_inside.h"
-#include "driver/resolve.h"
+#include "driver/system.h"
 #include "base/alloc.h"
-#include <sys/eventfd.h>
-#include <sys/random.h>
-#include <time.h>
 #include <unistd.h>
 
 /* So many events of older generations in a row mean a registration that we can no longer name: see tpi_readiness_event. */
@@ -30,11 +27,10 @@ int tpi_readiness_init(tpi_readiness *readiness, const tpi_driver_ops *ops, cons
     if (readiness->scratch == NULL) {
         return TEPAL_ENOMEM;
     }
-    readiness->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    readiness->wake_fd = tpi_wake_open();
     if (readiness->wake_fd < 0) {
-        int code = TEPAL_SYSTEM(errno);
         tpi_free(options->realloc, readiness->scratch);
-        return code;
+        return readiness->wake_fd;
     }
     int code = tpi_slot_reserve(readiness, readiness->wake_fd); /* its events are looked up like all others */
     if (code < 0) {
@@ -43,6 +39,7 @@ int tpi_readiness_init(tpi_readiness *readiness, const tpi_driver_ops *ops, cons
         return code;
     }
     tpi_offload_init(&readiness->offload, &readiness->driver, options->threads);
+    readiness->driver.pool = &readiness->offload;
     return 0;
 }
 
@@ -103,17 +100,7 @@ void tpi_readiness_abandon(tpi_readiness *readiness) {
 int tpi_readiness_after_fork(tpi_readiness *readiness) {
     tpi_offload_after_fork(&readiness->offload);
     /* The eventfd is shared with the parent, whose wake-ups we would eat. The number stays: nothing learns a new one. */
-    int fresh = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (fresh < 0) {
-        return TEPAL_SYSTEM(errno);
-    }
-    if (dup3(fresh, readiness->wake_fd, O_CLOEXEC) < 0) {
-        int code = TEPAL_SYSTEM(errno);
-        close(fresh);
-        return code;
-    }
-    close(fresh);
-    return 0;
+    return tpi_wake_renew(readiness->wake_fd);
 }
 
 /* The table: descriptors and generations */
@@ -349,18 +336,7 @@ int tpi_readiness_wait(tpi_driver *driver, int64_t timeout_ns) {
 }
 
 void tpi_readiness_wake(tpi_driver *driver) {
-    int saved = errno; /* also from signal handlers */
-    int fd = ((tpi_readiness *)driver)->wake_fd;
-    uint64_t count = 1;
-    while (write(fd, &count, sizeof count) < 0 && (errno == EAGAIN || errno == EINTR)) {
-        if (errno == EAGAIN) {
-            /* The counter is full, which takes somebody else's bytes; a poller of edges must see it change. */
-            ssize_t emptied = read(fd, &count, sizeof count);
-            (void)emptied;
-            count = 1;
-        }
-    }
-    errno = saved;
+    tpi_wake_send(((tpi_readiness *)driver)->wake_fd);
 }
 
 void tpi_readiness_flush(tpi_driver *driver) {
@@ -375,36 +351,4 @@ void tpi_readiness_each(tpi_driver *driver, void (*visit)(tpi_object *object, vo
             visit(object, argument);
         }
     }
-}
-
-int64_t tpi_readiness_now(tpi_driver *driver) {
-    (void)driver;
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
-
-uint64_t tpi_readiness_random(tpi_driver *driver) {
-    (void)driver;
-    uint64_t value = 0;
-    while (getrandom(&value, sizeof value, 0) != sizeof value) {
-        /* only a signal can cut eight bytes short: getrandom(2) */
-    }
-    return value;
-}
-
-int tpi_readiness_offload(tpi_driver *driver, tpi_job *job) {
-    return tpi_offload_submit(&((tpi_readiness *)driver)->offload, job);
-}
-
-void tpi_readiness_offload_cancel(tpi_driver *driver, tpi_job *job) {
-    tpi_offload_cancel(&((tpi_readiness *)driver)->offload, job);
-}
-
-int tpi_readiness_resolve(tpi_driver *driver, tpi_resolve *request) {
-    return tpi_resolve_submit(&((tpi_readiness *)driver)->offload, request);
-}
-
-void tpi_readiness_resolve_cancel(tpi_driver *driver, tpi_resolve *request) {
-    tpi_resolve_cancel(&((tpi_readiness *)driver)->offload, request);
 }

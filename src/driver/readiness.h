@@ -7,7 +7,7 @@
 
 #include <poll.h>
 #include "driver/driver.h"
-#include "driver/offload.h"
+#include "driver/system.h"
 
 typedef struct tpi_readiness tpi_readiness;
 typedef struct tpi_held tpi_held;
@@ -141,33 +141,19 @@ void tpi_readiness_accept_again(tpi_readiness *readiness, tpi_object *object);
 
 /* The operations that are the same for every poller; a driver fills in the rest of its table. */
 #define TPI_READINESS_OPS                                                                                              \
-    .now = tpi_readiness_now, .random = tpi_readiness_random, .offload = tpi_readiness_offload,                        \
-    .offload_cancel = tpi_readiness_offload_cancel, .resolve = tpi_readiness_resolve,                                  \
-    .resolve_cancel = tpi_readiness_resolve_cancel, .open = tpi_readiness_open, .adopt = tpi_readiness_adopt,          \
-    .release = tpi_readiness_release, .close = tpi_readiness_close, .bind = tpi_readiness_bind,                        \
-    .discard = tpi_readiness_discard, .refuse = tpi_readiness_refuse, .listen = tpi_readiness_listen,                  \
-    .accept_start = tpi_readiness_accept_start, .accept_stop = tpi_readiness_accept_stop,                              \
-    .connect = tpi_readiness_connect, .read_start = tpi_readiness_read_start, .read_stop = tpi_readiness_read_stop,    \
-    .offer = tpi_readiness_offer, .offer_pieces = tpi_readiness_offer_pieces, .send = tpi_readiness_send,              \
-    .flush = tpi_readiness_flush, .shutdown = tpi_readiness_shutdown, .watch = tpi_readiness_watch,                    \
-    .unwatch = tpi_readiness_unwatch, .query = tpi_readiness_query, .set = tpi_readiness_set,                          \
-    .wait = tpi_readiness_wait, .dispatch = tpi_readiness_dispatch, .wake = tpi_readiness_wake,                        \
-    .each = tpi_readiness_each
+    TPI_SYSTEM_OPS, .open = tpi_readiness_open, .adopt = tpi_readiness_adopt, .release = tpi_readiness_release,         \
+        .close = tpi_readiness_close, .accept_start = tpi_readiness_accept_start,                                      \
+        .accept_stop = tpi_readiness_accept_stop, .connect = tpi_readiness_connect,                                    \
+        .read_start = tpi_readiness_read_start, .read_stop = tpi_readiness_read_stop, .offer = tpi_readiness_offer,    \
+        .offer_pieces = tpi_readiness_offer_pieces, .send = tpi_readiness_send, .flush = tpi_readiness_flush,          \
+        .watch = tpi_readiness_watch, .unwatch = tpi_readiness_unwatch, .query = tpi_readiness_query,                  \
+        .wait = tpi_readiness_wait, .dispatch = tpi_readiness_dispatch, .wake = tpi_readiness_wake,                    \
+        .each = tpi_readiness_each
 
-int64_t tpi_readiness_now(tpi_driver *driver);
-uint64_t tpi_readiness_random(tpi_driver *driver);
-int tpi_readiness_offload(tpi_driver *driver, tpi_job *job);
-void tpi_readiness_offload_cancel(tpi_driver *driver, tpi_job *job);
-int tpi_readiness_resolve(tpi_driver *driver, tpi_resolve *request);
-void tpi_readiness_resolve_cancel(tpi_driver *driver, tpi_resolve *request);
 int tpi_readiness_open(tpi_driver *driver, tpi_object *object, tpi_kind kind, int family);
 int tpi_readiness_adopt(tpi_driver *driver, tpi_object *object, int fd, tpi_kind kind, bool accepted);
 void tpi_readiness_release(tpi_driver *driver, tpi_object *object);
 void tpi_readiness_close(tpi_driver *driver, tpi_object *object);
-void tpi_readiness_discard(tpi_driver *driver, int fd);
-void tpi_readiness_refuse(tpi_driver *driver, tpi_object *object);
-int tpi_readiness_bind(tpi_driver *driver, tpi_object *object, const tepal_address *address);
-int tpi_readiness_listen(tpi_driver *driver, tpi_object *object, int backlog);
 void tpi_readiness_accept_start(tpi_driver *driver, tpi_object *object);
 void tpi_readiness_accept_stop(tpi_driver *driver, tpi_object *object);
 int tpi_readiness_connect(tpi_driver *driver, tpi_object *object, const tepal_address *address);
@@ -177,11 +163,9 @@ int64_t tpi_readiness_offer(tpi_driver *driver, tpi_object *object, const void *
 int64_t tpi_readiness_offer_pieces(tpi_driver *driver, tpi_object *object, const struct iovec *pieces, size_t count);
 int64_t tpi_readiness_send(tpi_driver *driver, tpi_object *object, const tpi_message *message);
 void tpi_readiness_flush(tpi_driver *driver);
-int tpi_readiness_shutdown(tpi_driver *driver, tpi_object *object);
 int tpi_readiness_watch(tpi_driver *driver, tpi_object *object, int fd, unsigned events);
 void tpi_readiness_unwatch(tpi_driver *driver, tpi_object *object);
 int tpi_readiness_query(tpi_driver *driver, const tpi_object *object, tpi_query what, void *answer);
-int tpi_readiness_set(tpi_driver *driver, tpi_object *object, tpi_option option, int value);
 int tpi_readiness_wait(tpi_driver *driver, int64_t timeout_ns);
 bool tpi_readiness_dispatch(tpi_driver *driver);
 void tpi_readiness_wake(tpi_driver *driver);

@@ -399,8 +399,3 @@ int tpi_readiness_connect(tpi_driver *driver, tpi_object *object, const tepal_ad
     int code = tpi_readiness_register(readiness, object);
     return code < 0 ? code : status < 0 ? TPI_PENDING : 0;
 }
-
-int tpi_readiness_shutdown(tpi_driver *driver, tpi_object *object) {
-    (void)driver;
-    return shutdown(object->fd, SHUT_WR) < 0 ? TEPAL_SYSTEM(errno) : 0;
-}

@@ -3,7 +3,7 @@
  * closed, or closed and reused, behind our back.
  */
 #include "driver/readiness_inside.h"
-#include <sys/stat.h>
+#include "driver/system.h"
 
 void tpi_watch_forget(tpi_readiness *readiness, tpi_object *object) {
     tpi_readiness_unregister(readiness, object);
@@ -11,15 +11,6 @@ void tpi_watch_forget(tpi_readiness *readiness, tpi_object *object) {
     object->fd = -1;
     object->kind = 0;
     object->bits = 0;
-}
-
-/* Regular files and directories are always ready, and a poller of levels would say so: no driver watches them. */
-static int check_kind(int fd) {
-    struct stat status;
-    if (fd < 0 || fstat(fd, &status) < 0) {
-        return TEPAL_EBADF;
-    }
-    return S_ISREG(status.st_mode) || S_ISDIR(status.st_mode) ? TEPAL_EPERM : 0;
 }
 
 static int change(tpi_readiness *readiness, tpi_object *object, unsigned events) {
@@ -43,7 +34,7 @@ static int change(tpi_readiness *readiness, tpi_object *object, unsigned events)
 
 int tpi_readiness_watch(tpi_driver *driver, tpi_object *object, int fd, unsigned events) {
     tpi_readiness *readiness = (tpi_readiness *)driver;
-    int code = check_kind(fd);
+    int code = tpi_check_watchable(fd);
     if (code < 0) {
         return code;
     }
