@@ -22,16 +22,19 @@ typedef enum tepal_order {
 
 /** How a loop is made. Zero is the default of each member. */
 typedef struct tepal_loop_options {
-    size_t size;                      /**< sizeof(tepal_loop_options) */
-    const char *driver;               /**< "epoll", "poll", "sim"; NULL: what TEPAL_DRIVER says, else the best */
-    tepal_order order;                /**< snapshot or drain */
-    unsigned drain_limit;             /**< callbacks a turn runs at most in drain order; 0: 1,024 */
-    unsigned read_budget;             /**< reads from one descriptor in one turn; 0: 4 */
-    unsigned read_bytes;              /**< bytes one read may take, 4,096 to 16,777,216; 0: 73,728 */
-    unsigned executor_threads;        /**< threads for blocking work at most, 1 to 1,024; 0: 4 */
-    bool debug;                       /**< check threads and invariants, report slow callbacks */
-    int64_t slow_callback_ns;         /**< with debug: report callbacks that take longer; 0: 100 ms, negative: none */
+    size_t size;               /**< sizeof(tepal_loop_options) */
+    const char *driver;        /**< "uring", "epoll", "poll", "sim"; NULL: what TEPAL_DRIVER says, else the best */
+    tepal_order order;         /**< snapshot or drain */
+    unsigned drain_limit;      /**< callbacks a turn runs at most in drain order; 0: 1,024 */
+    unsigned read_budget;      /**< reads from one descriptor in one turn; 0: 4 */
+    unsigned read_bytes;       /**< bytes one read may take, 4,096 to 16,777,216; 0: 73,728 */
+    unsigned executor_threads; /**< threads for blocking work at most, 1 to 1,024; 0: 4 */
+    bool debug;                /**< check threads and invariants, report slow callbacks */
+    int64_t slow_callback_ns;  /**< with debug: report callbacks that take longer; 0: 100 ms, negative: none */
     void *(*realloc)(void *, size_t); /**< the allocator: realloc(3), with free for size 0; NULL: libc's */
+    unsigned ring_entries;            /**< io_uring: submissions queued at most, a power of two from 8; 0: 256 */
+    unsigned ring_buffers;            /**< io_uring: buffers lent to the kernel, a power of two from 2; 0: 256 */
+    unsigned ring_buffer_bytes;       /**< io_uring: of each buffer, 1,024 to 1,048,576; 0: 16,384 */
 } tepal_loop_options;
 
 /** A callback queued by call_soon, call_later and call_at. argument is borrowed. */

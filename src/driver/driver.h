@@ -11,6 +11,7 @@
 #define TPI_DRIVER_H
 
 #include <stdatomic.h>
+#include <time.h>
 #include <tepal/base.h>
 #include <tepal/error.h>
 
@@ -117,10 +118,11 @@ struct tpi_resolve {
 };
 
 typedef enum tpi_query {
-    TPI_QUERY_LOCAL,    /* tepal_address */
-    TPI_QUERY_PEER,     /* tepal_address */
-    TPI_QUERY_UNREAD,   /* size_t: bytes received and not delivered, held ones too */
-    TPI_QUERY_LISTENING /* bool: of a listener */
+    TPI_QUERY_LOCAL,     /* tepal_address */
+    TPI_QUERY_PEER,      /* tepal_address */
+    TPI_QUERY_UNREAD,    /* size_t: bytes received and not delivered, held ones too */
+    TPI_QUERY_LISTENING, /* bool: of a listener */
+    TPI_QUERY_SENT       /* int64_t: what sent() is going to say of a PENDING send that has completed; TEPAL_ENOENT */
 } tpi_query;
 
 typedef enum tpi_option {
@@ -140,6 +142,9 @@ typedef struct tpi_driver_options {
     unsigned read_budget;          /* reads of one object in one dispatch */
     unsigned read_bytes;           /* bytes of one read */
     unsigned threads;              /* for offload, at most */
+    unsigned ring_entries;         /* io_uring: of the submission queue; a power of two; 0: its own choice, as below */
+    unsigned ring_buffers;         /* io_uring: lent to the kernel for receiving; a power of two */
+    unsigned ring_buffer_bytes;    /* io_uring: of each */
     struct tpi_sim_host *sim_host; /* the simulator's: whose driver it is to be; NULL: alone in a network of its own */
 } tpi_driver_options;
 
@@ -199,7 +204,8 @@ typedef struct tpi_driver_ops {
     int64_t (*offer)(tpi_driver *driver, tpi_object *object, const void *data, size_t length);
     int64_t (*offer_pieces)(tpi_driver *driver, tpi_object *object, const struct iovec *pieces, size_t count);
     int64_t (*send)(tpi_driver *driver, tpi_object *object, const tpi_message *message);
-    void (*flush)(tpi_driver *driver);                       /* submit what is queued, without waiting */
+    void (*flush)(tpi_driver *driver); /* submit what is queued, without waiting; wait() does it, too */
+    void (*leave)(tpi_driver *driver); /* a run has ended: another thread may run the next one; NULL: all the same */
     int (*shutdown)(tpi_driver *driver, tpi_object *object); /* FIN; no send may be PENDING */
 
     /* A foreign descriptor, level-triggered. Again with other events: changes them. TEPAL_EPERM, TEPAL_EBUSY, TEPAL_EBADF. */
@@ -226,12 +232,53 @@ struct tpi_driver {
     tpi_realloc realloc;
     bool backlog;         /* something is left to deliver without waiting: wait with 0 */
     bool ending;          /* set by the loop: it is being closed, and only last words are waited for */
-    bool interrupted;     /* set by the loop in an upcall: return from dispatch right after it, and keep the rest */
+    bool interrupted;     /* by tpi_driver_interrupt(); taken back before the next dispatch */
     atomic_bool sleeping; /* set by the loop around a wait; who adds work from elsewhere wakes only then */
-    struct tpi_offload *pool;     /* threads for blocking work, of a driver that has them */
+    bool completes; /* every send completes later: hand memory over with send() rather than have an offer() copied */
+    uint64_t queued_since;    /* tpi_ticks() when the oldest of what flush() would submit was queued; 0: nothing is */
+    tpi_driver *inner;        /* a driver that this one runs for some of its objects; NULL: none */
+    struct tpi_offload *pool; /* threads for blocking work, of a driver that has them */
     _Atomic(tpi_job *) done_jobs; /* finished on a thread, newest first; delivered by dispatch */
     size_t objects;               /* open ones, watches not counted; 0 before destroy */
 };
+
+/* From an upcall: dispatch returns right after it, and keeps the rest. */
+static inline void tpi_driver_interrupt(tpi_driver *driver) {
+    driver->interrupted = true;
+    if (driver->inner != NULL) {
+        driver->inner->interrupted = true;
+    }
+}
+
+/* A cheap clock of some unit, and how many of them are about 100 microseconds. */
+static inline uint64_t tpi_ticks(void) {
+#if defined(__x86_64__)
+    return __builtin_ia32_rdtsc();
+#elif defined(__aarch64__)
+    uint64_t ticks;
+    __asm__ volatile("mrs %0, cntvct_el0" : "=r"(ticks));
+    return ticks;
+#else
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+#endif
+}
+
+#if defined(__x86_64__)
+#define TPI_OLD_TICKS 300000 /* of 2 to 4 GHz */
+#elif defined(__aarch64__)
+#define TPI_OLD_TICKS 2400 /* of 24 MHz; where it is 1 GHz, output leaves sooner */
+#else
+#define TPI_OLD_TICKS 100000
+#endif
+
+/* Between two callbacks: output that waits for the end of the turn leaves once it is old. */
+static inline void tpi_driver_flush_old(tpi_driver *driver) {
+    if (driver->queued_since != 0 && tpi_ticks() - driver->queued_since > TPI_OLD_TICKS) {
+        driver->ops->flush(driver);
+    }
+}
 
 /* Wake the driver if it sleeps or is about to: after adding work where the loop will look. Any thread, not signal handlers. */
 static inline void tpi_driver_notify(tpi_driver *driver) {

@@ -3,7 +3,7 @@
  * foreign descriptors are level-triggered.
  */
 #include "driver/epoll.h"
-#include "driver/readiness.h"
+#include "driver/readiness_inside.h"
 #include "base/alloc.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -178,6 +178,13 @@ static int after_fork(tpi_driver *driver) {
     epoll->next = epoll->end = epoll->events; /* the parent's */
     int code = tpi_readiness_after_fork(&epoll->readiness);
     return code < 0 ? code : rebuild(&epoll->readiness);
+}
+
+void tpi_epoll_forget_watch(tpi_driver *driver, int fd) {
+    tpi_readiness *readiness = (tpi_readiness *)driver;
+    if ((uint32_t)fd < readiness->slot_count && readiness->slots[fd].object != NULL) {
+        tpi_watch_forget(readiness, readiness->slots[fd].object);
+    }
 }
 
 static int poll_fd(tpi_driver *driver) {

@@ -6,10 +6,20 @@
 #include "driver/epoll.h"
 #include "driver/poll.h"
 #include "driver/sim.h"
+#ifdef TPI_HAVE_URING
+#include "driver/uring.h"
+#endif
 #include <stdlib.h>
 #include <string.h>
 
-const tpi_driver_ops *const tpi_drivers[] = {&tpi_epoll_driver, &tpi_poll_driver, NULL};
+const tpi_driver_ops *const tpi_drivers[] = {
+    &tpi_epoll_driver,
+#ifdef TPI_HAVE_URING
+    &tpi_uring_driver,
+#endif
+    &tpi_poll_driver,
+    NULL,
+};
 const tpi_driver_ops *tpi_extra_driver;
 
 int tpi_driver_new(tpi_driver **driver, const char *name, const tpi_driver_options *options) {

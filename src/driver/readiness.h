@@ -141,14 +141,14 @@ void tpi_readiness_accept_again(tpi_readiness *readiness, tpi_object *object);
 
 /* The operations that are the same for every poller; a driver fills in the rest of its table. */
 #define TPI_READINESS_OPS                                                                                              \
-    TPI_SYSTEM_OPS, .open = tpi_readiness_open, .adopt = tpi_readiness_adopt, .release = tpi_readiness_release,         \
-        .close = tpi_readiness_close, .accept_start = tpi_readiness_accept_start,                                      \
-        .accept_stop = tpi_readiness_accept_stop, .connect = tpi_readiness_connect,                                    \
-        .read_start = tpi_readiness_read_start, .read_stop = tpi_readiness_read_stop, .offer = tpi_readiness_offer,    \
-        .offer_pieces = tpi_readiness_offer_pieces, .send = tpi_readiness_send, .flush = tpi_readiness_flush,          \
-        .watch = tpi_readiness_watch, .unwatch = tpi_readiness_unwatch, .query = tpi_readiness_query,                  \
-        .wait = tpi_readiness_wait, .dispatch = tpi_readiness_dispatch, .wake = tpi_readiness_wake,                    \
-        .each = tpi_readiness_each
+    TPI_SYSTEM_OPS, .open = tpi_readiness_open, .adopt = tpi_readiness_adopt, .release = tpi_readiness_release,        \
+                    .close = tpi_readiness_close, .accept_start = tpi_readiness_accept_start,                          \
+                    .accept_stop = tpi_readiness_accept_stop, .connect = tpi_readiness_connect,                        \
+                    .read_start = tpi_readiness_read_start, .read_stop = tpi_readiness_read_stop,                      \
+                    .offer = tpi_readiness_offer, .offer_pieces = tpi_readiness_offer_pieces,                          \
+                    .send = tpi_readiness_send, .flush = tpi_readiness_flush, .watch = tpi_readiness_watch,            \
+                    .unwatch = tpi_readiness_unwatch, .query = tpi_readiness_query, .wait = tpi_readiness_wait,        \
+                    .dispatch = tpi_readiness_dispatch, .wake = tpi_readiness_wake, .each = tpi_readiness_each
 
 int tpi_readiness_open(tpi_driver *driver, tpi_object *object, tpi_kind kind, int family);
 int tpi_readiness_adopt(tpi_driver *driver, tpi_object *object, int fd, tpi_kind kind, bool accepted);

@@ -358,6 +358,8 @@ static int sim_query(tpi_driver *driver, const tpi_object *object, tpi_query wha
     case TPI_QUERY_UNREAD:
         *(size_t *)answer = socket->arrived;
         return 0;
+    case TPI_QUERY_SENT:
+        return TEPAL_ENOENT;
     default:
         *(bool *)answer = socket->listening;
         return 0;

@@ -203,6 +203,9 @@ int tpi_system_query(const tpi_object *object, tpi_query what, size_t held, void
         *(bool *)answer = listening != 0;
         return 0;
     }
+    if (what == TPI_QUERY_SENT) {
+        return TEPAL_ENOENT; /* a driver that completes later answers by itself */
+    }
     tepal_address address = {.length = sizeof address.storage};
     struct sockaddr *name = (struct sockaddr *)&address.storage;
     int status = what == TPI_QUERY_LOCAL ? getsockname(object->fd, name, &address.length)

@@ -14,8 +14,18 @@
 
 /* Its life */
 
+/* A power of two within these limits, or 0. */
+static bool is_power(unsigned value, unsigned least, unsigned most) {
+    return value == 0 || (value >= least && value <= most && (value & (value - 1)) == 0);
+}
+
 static int check_options(const tepal_loop_options *options) {
     if ((unsigned)options->order > TEPAL_ORDER_DRAIN || options->executor_threads > 1024) {
+        return TEPAL_EINVAL;
+    }
+    if (!is_power(options->ring_entries, 8, 32768) || !is_power(options->ring_buffers, 2, 32768) ||
+        (options->ring_buffer_bytes != 0 &&
+         (options->ring_buffer_bytes < 1024 || options->ring_buffer_bytes > 1u << 20))) {
         return TEPAL_EINVAL;
     }
     if (options->read_bytes != 0 && (options->read_bytes < 4096 || options->read_bytes > 16u << 20)) {
@@ -47,6 +57,9 @@ int tpi_loop_new(tepal_loop **loop, const tepal_loop_options *options, struct tp
         .read_budget = own.read_budget == 0 ? DEFAULT_READ_BUDGET : own.read_budget,
         .read_bytes = own.read_bytes == 0 ? DEFAULT_READ_BYTES : own.read_bytes,
         .threads = own.executor_threads == 0 ? DEFAULT_THREADS : own.executor_threads,
+        .ring_entries = own.ring_entries,
+        .ring_buffers = own.ring_buffers,
+        .ring_buffer_bytes = own.ring_buffer_bytes,
         .sim_host = sim_host,
     };
     made->realloc = allocate;
@@ -319,7 +332,6 @@ static int turn(tepal_loop *loop, int64_t limit_ns) {
     tpi_driver *driver = loop->driver;
     loop->stats.turns++;
     tpi_loop_flush(loop);
-    driver->ops->flush(driver);
 
     int64_t timeout_ns = timeout(loop, limit_ns);
     int code = timeout_ns == 0 ? driver->ops->wait(driver, 0) : sleep_for(loop, timeout_ns);
@@ -342,7 +354,6 @@ static int turn(tepal_loop *loop, int64_t limit_ns) {
     if (!loop->interrupted) {
         run_timers(loop);
     }
-    driver->ops->flush(driver);
     return loop->interrupted ? loop->interrupt_code : 0;
 }
 
@@ -371,6 +382,11 @@ static int enter(tepal_loop *loop) {
 }
 
 static void leave(tepal_loop *loop, int code) {
+    tpi_driver *driver = loop->driver;
+    driver->ops->flush(driver); /* within the run, a wait does it */
+    if (driver->ops->leave != NULL) {
+        driver->ops->leave(driver);
+    }
     if (code == 0) {
         loop->stop = false;
     }
@@ -444,7 +460,7 @@ void tepal_loop_interrupt(tepal_loop *loop, int code) {
     if (tepal_loop_is_running(loop) && !loop->interrupted) {
         loop->interrupted = true;
         loop->interrupt_code = code < 0 ? code : TEPAL_EINVAL; /* a run cannot end with success here */
-        loop->driver->interrupted = true;
+        tpi_driver_interrupt(loop->driver);
     }
 }
 

@@ -150,6 +150,7 @@ static inline void run_soon(tepal_loop *loop) {
         loop->stats.callbacks++;
         soon.run(soon.argument);
         tpi_loop_flush(loop);
+        tpi_driver_flush_old(loop->driver);
     }
 }
 
@@ -161,6 +162,7 @@ static void run_one(tepal_loop *loop) {
         loop->stats.callbacks++;
         work->run(work, 0);
         tpi_loop_flush(loop);
+        tpi_driver_flush_old(loop->driver);
     } else {
         run_soon(loop);
     }

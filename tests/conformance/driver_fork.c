@@ -7,7 +7,7 @@
 
 static void interrupt(thing *self, char what) {
     (void)what;
-    self->driver->interrupted = true;
+    tpi_driver_interrupt(self->driver);
 }
 
 static void wait_for_child(int child) {

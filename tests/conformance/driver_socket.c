@@ -313,7 +313,8 @@ TEST_DRIVERS(driver_socket, numbers_are_reused_many_times_and_no_byte_goes_astra
         if (round % 3 != 0) {
             DRIVER_UNTIL(driver, self.received == (size_t)round % 251 + 2);
         } else if (round % 2 == 0) {
-            CHECK_OK(driver->ops->wait(driver, -1)); /* closed with its event fetched */
+            (void)driver_turn(driver, 0);                                  /* too early for what an adopted one has */
+            CHECK_OK(driver->ops->wait(driver, driver->backlog ? 0 : -1)); /* closed with its event fetched */
         }
         driver->ops->close(driver, &self.object);
         close(peer);
@@ -401,7 +402,7 @@ TEST_DRIVERS(driver_socket, a_descriptor_has_one_object) {
 
 static void interrupt(thing *self, char what) {
     if (what != 'C') {
-        self->driver->interrupted = true;
+        tpi_driver_interrupt(self->driver);
     }
 }
 

@@ -115,7 +115,9 @@ TEST_DRIVERS(driver_stream, a_busy_peer_leaves_others_their_turn) {
     memset(busy.log, 0, sizeof busy.log);
     write_numbers(busy_peer, busy.received, 20 * BYTES);
     CHECK(driver_turn(driver, -1));
-    CHECK_LE(strlen(busy.log), BUDGET);
+    if (!driver->completes) { /* else the kernel has received, and what it delivers nobody else waits for */
+        CHECK_LE(strlen(busy.log), BUDGET);
+    }
     driver_settle(driver);
     CHECK_EQ(busy.received, 40 * BYTES);
     thing_close(&modest);

@@ -1,0 +1,192 @@
+/*
+ * What the files of the io_uring driver share: the ring, the table of descriptors, the buffers that the kernel fills,
+ * and the state of an object.
+ *
+ *   uring.c          its life, one wait, one dispatch, the list of objects with something left
+ *   uring_ring.c     the ring and its buffers: made, left by a thread, made anew for another one or in a child
+ *   uring_stream.c   receiving, sending, connecting; bytes held for a paused reader
+ *   uring_socket.c   opening, closing and releasing, accepting
+ *   uring_watch.c    foreign descriptors
+ */
+#ifndef TPI_URING_INSIDE_H
+#define TPI_URING_INSIDE_H
+
+#include <errno.h>
+#include <liburing.h>
+#include "driver/system.h"
+#include <tepal/loop.h>
+
+typedef struct tpi_uring tpi_uring;
+typedef struct tpi_parcel tpi_parcel;
+
+/*
+ * What a completion belongs to. It is in its tag with the descriptor and the generation of the descriptor's slot, which
+ * grows with every new owner, so that a late completion never reaches a stranger.
+ */
+typedef enum tpi_uring_operation {
+    TPI_URING_NOBODY, /* of a cancellation, which says nothing that is not said elsewhere */
+    TPI_URING_RECEIVE,
+    TPI_URING_SEND,
+    TPI_URING_CONNECT,
+    TPI_URING_ACCEPT,
+    TPI_URING_WAKE,
+    TPI_URING_WATCHES
+} tpi_uring_operation;
+
+#define TPI_URING_GENERATIONS 0xffffffu
+
+/* What a descriptor's number stands for now. */
+typedef struct tpi_uring_slot {
+    tpi_object *object; /* NULL: none */
+    tpi_parcel *held;   /* bytes received and not delivered, oldest first */
+    uint32_t generation;
+} tpi_uring_slot;
+
+/* What an earlier ring, of another thread, had completed when it was given up. */
+typedef struct tpi_uring_past {
+    struct tpi_uring_past *next;
+    uint8_t *buffers;
+    uint32_t first, count;
+    struct io_uring_cqe completions[];
+} tpi_uring_past;
+
+struct tpi_uring {
+    tpi_driver driver; /* first; driver.inner watches the foreign descriptors */
+    struct io_uring ring;
+    uint8_t *buffers; /* buffer_count of buffer_bytes each, lent to the kernel for receiving */
+    struct io_uring_buf_ring *buffer_ring;
+    uint32_t buffer_count, buffer_bytes;
+    uint16_t buffer_tail;  /* of buffer_ring, with what is not published yet */
+    uint32_t entries;      /* of the submission queue */
+    uint32_t head;         /* of the completion queue: the next one to be delivered */
+    bool is_enabled;       /* a thread has it */
+    bool is_registered;    /* the ring's descriptor is registered with that thread */
+    bool is_past;          /* what is delivered is of an earlier ring, whose buffers are not given back */
+    bool must_poll_wake;   /* the kernel has stopped to report wake-ups */
+    bool is_polling;       /* the kernel polls the set of watched descriptors */
+    bool has_watches_left; /* an interrupted dispatch left some of their events */
+    uint8_t waits;         /* of this run, up to the one that registers */
+    uint16_t dispatches;   /* how many there were; goes round */
+    tpi_uring_slot *slots; /* by descriptor */
+    uint32_t slot_count;
+    tpi_object *first, *last; /* objects with something left; last is undefined while first is NULL */
+    struct msghdr *headers;   /* of sends that are not submitted yet, by their place in the submission queue */
+    int wake_fd;
+    tpi_uring_past *past; /* of earlier rings, oldest first */
+    tpi_offload offload;
+};
+
+/* object->bits; the highest eight are the errno of a failure that a paused reader has not been told. */
+enum {
+    TPI_WANTS = 1 << 0,      /* read_start, or accept_start */
+    TPI_RECEIVING = 1 << 1,  /* the kernel has a receive, or an accept */
+    TPI_SENDING = 1 << 2,    /* the kernel has a send */
+    TPI_CONNECTING = 1 << 3, /* the kernel polls for the end of a connect */
+    TPI_IN_KERNEL = TPI_RECEIVING | TPI_SENDING | TPI_CONNECTING,
+    TPI_CANCELING = 1 << 4,     /* the receive or accept was asked to end */
+    TPI_LISTED = 1 << 5,        /* in the list of objects with something left */
+    TPI_HOLDING = 1 << 6,       /* the slot holds bytes */
+    TPI_EOF_DUE = 1 << 7,       /* the peer's EOF has come, and the reader has not been told */
+    TPI_AT_EOF = 1 << 8,        /* it has been told, of that or of an error: there is nothing more to start */
+    TPI_FRESH = 1 << 9,         /* adopted: receiving begins in the first dispatch after read_start */
+    TPI_LISTENS = 1 << 10,      /* a listener: also while it is being closed */
+    TPI_STOPPING = 1 << 11,     /* accept_stopped is due once the kernel has no accept */
+    TPI_CLOSING = 1 << 12,      /* closed() is due once the kernel has nothing */
+    TPI_RELEASING = 1 << 13,    /* released(), likewise */
+    TPI_LAST_WORD = 1 << 14,    /* closed or left: nothing but closed() or released() is to be said */
+    TPI_CANCEL_SEND = 1 << 15,  /* the send, or the poll of a connect, was asked to end */
+    TPI_DIALS = 1 << 16,        /* connected() is due */
+    TPI_SEND_FAILED = 1 << 17,  /* sent() is due, once what came before the failure is delivered ... */
+    TPI_SEND_WAITED = 1 << 18,  /* ... which it has had a dispatch for */
+    TPI_ENDS_RECEIVE = 1 << 19, /* while rings are exchanged: the old one has ended it */
+    TPI_ENDS_SEND = 1 << 20,
+    TPI_ENDS_CONNECT = 1 << 21,
+    TPI_FAILURE_SHIFT = 24
+};
+#define TPI_FAILURE (UINT32_C(0xff) << TPI_FAILURE_SHIFT)
+
+static inline uint64_t tpi_uring_tag(const tpi_uring *uring, int fd, tpi_uring_operation operation) {
+    return (uint64_t)operation << 56 | (uint64_t)uring->slots[fd].generation << 32 | (uint32_t)fd;
+}
+
+/* uring_ring.c */
+
+/* Make the ring and its buffers; it belongs to no thread yet. */
+int tpi_uring_open_ring(tpi_uring *uring);
+void tpi_uring_close_ring(tpi_uring *uring);
+/* In a forked child: close the descriptor, which is all that the child has of it. */
+void tpi_uring_abandon_ring(tpi_uring *uring);
+/* In a forked child: a ring of its own under the old number. */
+int tpi_uring_renew_in_child(tpi_uring *uring);
+void tpi_uring_free_past(tpi_uring *uring, tpi_uring_past *past);
+/* A place in the submission queue, submitting what fills it; NULL: the kernel takes nothing now. */
+struct io_uring_sqe *tpi_uring_place(tpi_uring *uring);
+/* Each asks the kernel for something, and returns false where it takes nothing now: to end an operation, which then completes ... */
+bool tpi_uring_cancel(tpi_uring *uring, const tpi_object *object, tpi_uring_operation operation);
+/* ... to say once that a descriptor is ready ... */
+bool tpi_uring_poll(tpi_uring *uring, int fd, unsigned events, uint64_t tag);
+/* ... to report wake-ups. */
+bool tpi_uring_poll_wake(tpi_uring *uring);
+/* Give a buffer back to the kernel, which sees it once it is published. */
+void tpi_uring_give_back(tpi_uring *uring, uint16_t buffer);
+void tpi_uring_publish_buffers(tpi_uring *uring);
+int tpi_uring_wait(tpi_driver *driver, int64_t timeout_ns);
+void tpi_uring_flush(tpi_driver *driver);
+void tpi_uring_leave(tpi_driver *driver);
+
+/* uring.c */
+
+void tpi_uring_list(tpi_uring *uring, tpi_object *object);
+/* A ring was given up: note in its object that this completion of it ends an operation ... */
+void tpi_uring_note_end(tpi_uring *uring, const struct io_uring_cqe *completion);
+/* ... and ask the new one for every operation that nothing ends. */
+void tpi_uring_ask_again(tpi_uring *uring, tpi_object *object);
+
+/* uring_stream.c */
+
+void tpi_uring_received(tpi_uring *uring, tpi_object *object, int result, uint32_t flags);
+void tpi_uring_sent(tpi_uring *uring, tpi_object *object, int result);
+void tpi_uring_connected(tpi_uring *uring, tpi_object *object, int result);
+/* From the list: what is held, EOF and failure due; then receiving goes on. */
+void tpi_uring_stream_go_on(tpi_uring *uring, tpi_object *object);
+void tpi_uring_free_held(tpi_uring *uring, tpi_object *object);
+/* Bytes held of an object, together. */
+size_t tpi_uring_count_held(const tpi_uring *uring, const tpi_object *object);
+void tpi_uring_copy_held(const tpi_uring *uring, const tpi_object *object, uint8_t *bytes);
+int tpi_uring_connect(tpi_driver *driver, tpi_object *object, const tepal_address *address);
+void tpi_uring_read_start(tpi_driver *driver, tpi_object *object);
+void tpi_uring_read_stop(tpi_driver *driver, tpi_object *object);
+int64_t tpi_uring_offer(tpi_driver *driver, tpi_object *object, const void *data, size_t length);
+int64_t tpi_uring_offer_pieces(tpi_driver *driver, tpi_object *object, const struct iovec *pieces, size_t count);
+int64_t tpi_uring_send(tpi_driver *driver, tpi_object *object, const tpi_message *message);
+
+/* uring_socket.c */
+
+int tpi_uring_reserve(tpi_uring *uring, int fd);
+/* Whether fd is an object's, or the driver's own. */
+bool tpi_uring_has(const tpi_uring *uring, int fd);
+void tpi_uring_accepted(tpi_uring *uring, tpi_object *object, int result, uint32_t flags);
+/* From the list: accepting begins, or is over. */
+void tpi_uring_listener_go_on(tpi_uring *uring, tpi_object *object);
+/* An operation of an object that is being closed or released has ended, or was to be asked to. */
+void tpi_uring_wind_up(tpi_uring *uring, tpi_object *object);
+void tpi_uring_say_last_word(tpi_uring *uring, tpi_object *object);
+int tpi_uring_open(tpi_driver *driver, tpi_object *object, tpi_kind kind, int family);
+int tpi_uring_adopt(tpi_driver *driver, tpi_object *object, int fd, tpi_kind kind, bool accepted);
+void tpi_uring_release(tpi_driver *driver, tpi_object *object);
+void tpi_uring_close(tpi_driver *driver, tpi_object *object);
+void tpi_uring_accept_start(tpi_driver *driver, tpi_object *object);
+void tpi_uring_accept_stop(tpi_driver *driver, tpi_object *object);
+int tpi_uring_query(tpi_driver *driver, const tpi_object *object, tpi_query what, void *answer);
+
+/* uring_watch.c */
+
+int tpi_uring_watch(tpi_driver *driver, tpi_object *object, int fd, unsigned events);
+void tpi_uring_unwatch(tpi_driver *driver, tpi_object *object);
+/* A number has come back as one of our sockets: a watch of it was closed behind our back. */
+void tpi_uring_forget_watch(tpi_uring *uring, int fd);
+/* The set of watched descriptors has something ready, or is to be polled anew. */
+void tpi_uring_watches_ready(tpi_uring *uring);
+bool tpi_uring_poll_watches(tpi_uring *uring);
+
+#endif

@@ -1,0 +1,343 @@
+/*
+ * The ring and the buffers that the kernel receives into. A ring belongs to the thread that runs the loop (that is what
+ * makes it cheap), so a loop that moves to another thread gets a new one, and so does a forked child.
+ */
+#include "driver/uring_inside.h"
+#include "base/alloc.h"
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define BUFFER_GROUP 0
+#define COMPLETIONS_PER_ENTRY 16 /* so that receives of many connections, which are not submitted, have room */
+#define WAITS_TO_REGISTER 8      /* a run that waits as often is worth two calls more */
+
+/* Submit and complete in the thread that runs the loop, and only when it enters the kernel; tell when there is a need. */
+static const unsigned ring_flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG |
+                                   IORING_SETUP_R_DISABLED | IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP;
+
+static void *map(size_t length) {
+    void *memory = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) {
+        return NULL;
+    }
+    (void)madvise(memory, length, MADV_DONTFORK);
+    return memory;
+}
+
+static size_t buffers_length(const tpi_uring *uring) {
+    return (size_t)uring->buffer_count * uring->buffer_bytes;
+}
+
+static size_t buffer_ring_length(const tpi_uring *uring) {
+    return uring->buffer_count * sizeof(struct io_uring_buf);
+}
+
+void tpi_uring_give_back(tpi_uring *uring, uint16_t buffer) {
+    struct io_uring_buf *place = &uring->buffer_ring->bufs[uring->buffer_tail++ & (uring->buffer_count - 1)];
+    place->addr = (uintptr_t)(uring->buffers + (size_t)buffer * uring->buffer_bytes);
+    place->len = uring->buffer_bytes;
+    place->bid = buffer;
+}
+
+void tpi_uring_publish_buffers(tpi_uring *uring) {
+    __atomic_store_n(&uring->buffer_ring->tail, uring->buffer_tail, __ATOMIC_RELEASE);
+}
+
+static void free_buffers(tpi_uring *uring) {
+    if (uring->buffers != NULL) {
+        munmap(uring->buffers, buffers_length(uring));
+    }
+    if (uring->buffer_ring != NULL) {
+        munmap(uring->buffer_ring, buffer_ring_length(uring));
+    }
+    uring->buffers = NULL;
+    uring->buffer_ring = NULL;
+}
+
+static int register_buffers(tpi_uring *uring) {
+    uring->buffers = map(buffers_length(uring));
+    uring->buffer_ring = map(buffer_ring_length(uring));
+    if (uring->buffers == NULL || uring->buffer_ring == NULL) {
+        return TEPAL_ENOMEM;
+    }
+    struct io_uring_buf_reg request = {
+        .ring_addr = (uintptr_t)uring->buffer_ring, .ring_entries = uring->buffer_count, .bgid = BUFFER_GROUP};
+    int status = io_uring_register_buf_ring(&uring->ring, &request, 0);
+    if (status < 0) {
+        return TEPAL_SYSTEM(-status);
+    }
+    uring->buffer_tail = 0;
+    for (uint32_t i = 0; i < uring->buffer_count; i++) {
+        tpi_uring_give_back(uring, (uint16_t)i);
+    }
+    tpi_uring_publish_buffers(uring);
+    return 0;
+}
+
+/* Whether the kernel lets us enter the ring as well: a disabled one says EBADFD. A sandbox may let only some calls pass. */
+static int check_enter(struct io_uring *ring) {
+    int status = io_uring_get_events(ring);
+    return status >= 0 || status == -EBADFD ? 0 : TEPAL_SYSTEM(-status);
+}
+
+int tpi_uring_open_ring(tpi_uring *uring) {
+    struct io_uring_params parameters = {.flags = ring_flags, .cq_entries = uring->entries * COMPLETIONS_PER_ENTRY};
+    int status = io_uring_queue_init_params(uring->entries, &uring->ring, &parameters);
+    if (status < 0) {
+        return TEPAL_SYSTEM(-status);
+    }
+    (void)io_uring_ring_dontfork(&uring->ring);
+    int code = check_enter(&uring->ring);
+    if (code == 0) {
+        code = register_buffers(uring);
+    }
+    if (code < 0) {
+        io_uring_queue_exit(&uring->ring);
+        free_buffers(uring);
+        return code;
+    }
+    uring->head = 0;
+    uring->driver.queued_since = 0;
+    uring->is_enabled = uring->is_registered = false;
+    uring->waits = 0;
+    return 0;
+}
+
+void tpi_uring_close_ring(tpi_uring *uring) {
+    io_uring_queue_exit(&uring->ring);
+    free_buffers(uring);
+}
+
+/* None of its memory is here: MADV_DONTFORK. */
+void tpi_uring_abandon_ring(tpi_uring *uring) {
+    close(uring->ring.ring_fd);
+}
+
+/* Places in the submission queue */
+
+struct io_uring_sqe *tpi_uring_place(tpi_uring *uring) {
+    struct io_uring_sqe *place = io_uring_get_sqe(&uring->ring);
+    if (__builtin_expect(place == NULL, 0)) {
+        (void)io_uring_submit(&uring->ring);
+        place = io_uring_get_sqe(&uring->ring);
+        uring->driver.queued_since = 0;
+    }
+    if (__builtin_expect(place != NULL && uring->driver.queued_since == 0, 0)) {
+        uring->driver.queued_since = tpi_ticks();
+    }
+    return place;
+}
+
+bool tpi_uring_cancel(tpi_uring *uring, const tpi_object *object, tpi_uring_operation operation) {
+    struct io_uring_sqe *place = tpi_uring_place(uring);
+    if (place == NULL) {
+        return false;
+    }
+    io_uring_prep_cancel64(place, tpi_uring_tag(uring, object->fd, operation), 0);
+    place->flags |= IOSQE_CQE_SKIP_SUCCESS;
+    place->user_data = TPI_URING_NOBODY;
+    return true;
+}
+
+bool tpi_uring_poll(tpi_uring *uring, int fd, unsigned events, uint64_t tag) {
+    struct io_uring_sqe *place = tpi_uring_place(uring);
+    if (place == NULL) {
+        return false;
+    }
+    io_uring_prep_poll_add(place, fd, events);
+    place->user_data = tag;
+    return true;
+}
+
+/* Every write to the eventfd is an event, whether anybody reads it or not. */
+bool tpi_uring_poll_wake(tpi_uring *uring) {
+    struct io_uring_sqe *place = tpi_uring_place(uring);
+    if (place == NULL) {
+        return false;
+    }
+    io_uring_prep_poll_multishot(place, uring->wake_fd, POLLIN);
+    place->user_data = (uint64_t)TPI_URING_WAKE << 56;
+    return true;
+}
+
+/* Another thread, or a child */
+
+/* Completions that another thread's ring still has: they are delivered first, from the buffers they are about. */
+static int keep_past(tpi_uring *uring, tpi_uring_past **past) {
+    const struct io_uring_cq *queue = &uring->ring.cq;
+    uint32_t count = io_uring_smp_load_acquire(queue->ktail) - uring->head;
+    tpi_uring_past *kept = uring->driver.realloc(NULL, sizeof *kept + count * sizeof kept->completions[0]);
+    if (kept == NULL) {
+        return TEPAL_ENOMEM;
+    }
+    *kept = (tpi_uring_past){.count = count, .buffers = uring->buffers};
+    for (uint32_t i = 0; i < count; i++) {
+        kept->completions[i] = queue->cqes[(uring->head + i) & queue->ring_mask];
+    }
+    *past = kept;
+    return 0;
+}
+
+void tpi_uring_free_past(tpi_uring *uring, tpi_uring_past *past) {
+    munmap(past->buffers, buffers_length(uring));
+    tpi_free(uring->driver.realloc, past);
+}
+
+static void append_past(tpi_uring *uring, tpi_uring_past *past) {
+    tpi_uring_past **link = &uring->past;
+    while (*link != NULL) {
+        link = &(*link)->next;
+    }
+    *link = past;
+    uring->driver.backlog = true;
+}
+
+/* Begin anew what an earlier ring was asked for and will not complete any more. */
+static void ask_again(tpi_uring *uring, const tpi_uring_past *past) {
+    for (uint32_t i = 0; past != NULL && i < past->count; i++) {
+        tpi_uring_note_end(uring, &past->completions[i]);
+    }
+    (void)tpi_uring_poll_wake(uring);
+    (void)tpi_uring_poll_watches(uring);
+    for (uint32_t fd = 0; fd < uring->slot_count; fd++) {
+        if (uring->slots[fd].object != NULL) {
+            tpi_uring_ask_again(uring, uring->slots[fd].object);
+        }
+    }
+}
+
+/* The new ring takes the old one's number, for who waits on it, and the old one goes. Returns the number left over. */
+static int take_number(tpi_uring *uring, int number) {
+    struct io_uring *ring = &uring->ring;
+    int other = ring->ring_fd;
+    if (dup3(other, number, O_CLOEXEC) < 0) {
+        return number;
+    }
+    ring->ring_fd = ring->enter_ring_fd = number;
+    return other;
+}
+
+static int renew(tpi_uring *uring) {
+    const tpi_uring old = *uring;
+    tpi_uring_past *past = NULL;
+    int code = keep_past(uring, &past);
+    if (code == 0) {
+        code = tpi_uring_open_ring(uring);
+    }
+    if (code < 0) {
+        tpi_free(uring->driver.realloc, past);
+        uring->ring = old.ring;
+        uring->buffers = old.buffers;
+        uring->buffer_ring = old.buffer_ring;
+        uring->buffer_tail = old.buffer_tail;
+        return code;
+    }
+    struct io_uring gone = old.ring;
+    gone.ring_fd = take_number(uring, old.ring.ring_fd);
+    io_uring_queue_exit(&gone);
+    munmap(old.buffer_ring, buffer_ring_length(uring));
+    append_past(uring, past);
+    ask_again(uring, past);
+    return 0;
+}
+
+int tpi_uring_renew_in_child(tpi_uring *uring) {
+    int number = uring->ring.ring_fd;
+    const struct io_uring old = uring->ring;
+    int code = tpi_uring_open_ring(uring);
+    if (code < 0) {
+        uring->ring = old; /* abandon() is to find its number */
+        return code;
+    }
+    close(take_number(uring, number));
+    while (uring->past != NULL) { /* its buffers are not here */
+        tpi_uring_past *next = uring->past->next;
+        tpi_free(uring->driver.realloc, uring->past);
+        uring->past = next;
+    }
+    ask_again(uring, NULL);
+    return 0;
+}
+
+/* Entering the kernel */
+
+/* The first thread to run the loop has the ring. */
+static int enable(tpi_uring *uring) {
+    /* liburing 2.3 declares io_uring_enable_rings() and does not export it. */
+    if (syscall(SYS_io_uring_register, uring->ring.ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0) < 0) {
+        return TEPAL_SYSTEM(errno);
+    }
+    uring->is_enabled = true;
+    return 0;
+}
+
+static int submit(tpi_uring *uring, int64_t timeout_ns) {
+    struct io_uring *ring = &uring->ring;
+    if (timeout_ns == 0) {
+        return io_uring_submit_and_get_events(ring);
+    }
+    struct io_uring_cqe *first;
+    struct __kernel_timespec limit = {.tv_sec = timeout_ns / 1000000000, .tv_nsec = timeout_ns % 1000000000};
+    return io_uring_submit_and_wait_timeout(ring, &first, 1, timeout_ns < 0 ? NULL : &limit, NULL);
+}
+
+static int enter(tpi_uring *uring, int64_t timeout_ns) {
+    int code = uring->is_enabled ? 0 : enable(uring);
+    if (code < 0) {
+        return code;
+    }
+    int status = submit(uring, timeout_ns);
+    if (status == -EEXIST) { /* another thread's */
+        code = renew(uring);
+        if (code == 0) {
+            code = enable(uring);
+        }
+        if (code < 0) {
+            return code;
+        }
+        status = submit(uring, uring->past == NULL ? timeout_ns : 0);
+    }
+    uring->driver.queued_since = 0;
+    switch (-status) {
+    case ETIME:
+    case EINTR:
+    case EBUSY:  /* completions wait for room in their queue: taking some of them makes it */
+    case EAGAIN: /* no memory for some submissions now: they stay queued */
+        return 0;
+    default:
+        return status < 0 ? TEPAL_SYSTEM(-status) : 0;
+    }
+}
+
+int tpi_uring_wait(tpi_driver *driver, int64_t timeout_ns) {
+    tpi_uring *uring = (tpi_uring *)driver;
+    const unsigned needs = IORING_SQ_CQ_OVERFLOW | IORING_SQ_TASKRUN;
+    if (timeout_ns == 0 && uring->is_enabled && io_uring_sq_ready(&uring->ring) == 0 &&
+        !(__atomic_load_n(uring->ring.sq.kflags, __ATOMIC_RELAXED) & needs)) {
+        return 0; /* the kernel has nothing to do for us, nor to say */
+    }
+    if (uring->waits < WAITS_TO_REGISTER && ++uring->waits == WAITS_TO_REGISTER && uring->is_enabled) {
+        uring->is_registered = io_uring_register_ring_fd(&uring->ring) == 1;
+    }
+    return enter(uring, timeout_ns);
+}
+
+void tpi_uring_flush(tpi_driver *driver) {
+    tpi_uring *uring = (tpi_uring *)driver;
+    if (io_uring_sq_ready(&uring->ring) > 0) {
+        (void)enter(uring, 0);
+    }
+}
+
+/* A registered descriptor is the thread's: it would keep the ring alive after the loop has gone elsewhere. */
+void tpi_uring_leave(tpi_driver *driver) {
+    tpi_uring *uring = (tpi_uring *)driver;
+    if (uring->is_registered) {
+        (void)io_uring_unregister_ring_fd(&uring->ring);
+        uring->is_registered = false;
+    }
+    uring->waits = 0;
+}

@@ -1,0 +1,284 @@
+/*
+ * Sockets on io_uring, from opening to closing, and accepting. Closing is exact: what the kernel has is asked to end,
+ * its last completion is waited for, and only then is the descriptor closed, so no operation outlives its number.
+ */
+#include "driver/uring_inside.h"
+#include "base/alloc.h"
+#include <unistd.h>
+
+/* The table: descriptors and generations */
+
+int tpi_uring_reserve(tpi_uring *uring, int fd) {
+    if ((uint32_t)fd < uring->slot_count) {
+        return 0;
+    }
+    uint32_t count = uring->slot_count == 0 ? 64 : uring->slot_count;
+    while (count <= (uint32_t)fd) {
+        count *= 2;
+    }
+    tpi_uring_slot *slots = uring->driver.realloc(uring->slots, count * sizeof *slots);
+    if (slots == NULL) {
+        return TEPAL_ENOMEM;
+    }
+    memset(slots + uring->slot_count, 0, (count - uring->slot_count) * sizeof *slots);
+    uring->slots = slots;
+    uring->slot_count = count;
+    return 0;
+}
+
+bool tpi_uring_has(const tpi_uring *uring, int fd) {
+    return ((uint32_t)fd < uring->slot_count && uring->slots[fd].object != NULL) || fd == uring->wake_fd ||
+           fd == uring->ring.ring_fd ||
+           (uring->driver.inner != NULL && fd == uring->driver.inner->ops->poll_fd(uring->driver.inner));
+}
+
+static int take(tpi_uring *uring, tpi_object *object, int fd, tpi_kind kind) {
+    int code = tpi_uring_reserve(uring, fd);
+    if (code < 0) {
+        return code;
+    }
+    tpi_uring_slot *slot = &uring->slots[fd];
+    if (tpi_uring_has(uring, fd)) {
+        return TEPAL_EBUSY;
+    }
+    tpi_uring_forget_watch(uring, fd);
+    slot->object = object;
+    slot->generation = (slot->generation + 1) & TPI_URING_GENERATIONS;
+    object->fd = fd;
+    object->kind = (uint8_t)kind;
+    object->bits = kind == TPI_LISTENER ? TPI_LISTENS : 0;
+    object->sending = NULL;
+    uring->driver.objects++;
+    return 0;
+}
+
+int tpi_uring_open(tpi_driver *driver, tpi_object *object, tpi_kind kind, int family) {
+    int fd = tpi_socket_open(family);
+    if (fd < 0) {
+        return fd;
+    }
+    int code = take((tpi_uring *)driver, object, fd, kind);
+    if (code < 0) {
+        close(fd);
+    }
+    return code;
+}
+
+int tpi_uring_adopt(tpi_driver *driver, tpi_object *object, int fd, tpi_kind kind, bool accepted) {
+    int code = accepted ? 0 : tpi_socket_adopt(fd, kind);
+    if (code == 0) {
+        code = take((tpi_uring *)driver, object, fd, kind);
+    }
+    if (code == 0 && kind == TPI_STREAM && !accepted) {
+        object->bits |= TPI_FRESH;
+    }
+    return code;
+}
+
+/* The end */
+
+/* Whatever the kernel still has of it is asked to end. */
+static void cancel_all(tpi_uring *uring, tpi_object *object) {
+    const uint32_t bits = object->bits;
+    bool asked = true;
+    if ((bits & (TPI_RECEIVING | TPI_CANCELING)) == TPI_RECEIVING) {
+        asked = tpi_uring_cancel(uring, object, bits & TPI_LISTENS ? TPI_URING_ACCEPT : TPI_URING_RECEIVE);
+        object->bits |= asked ? (uint32_t)TPI_CANCELING : 0;
+    }
+    if (bits & (TPI_SENDING | TPI_CONNECTING) && !(bits & TPI_CANCEL_SEND)) {
+        const bool too = tpi_uring_cancel(uring, object, bits & TPI_SENDING ? TPI_URING_SEND : TPI_URING_CONNECT);
+        object->bits |= too ? (uint32_t)TPI_CANCEL_SEND : 0;
+        asked = asked && too;
+    }
+    if (!asked) {
+        tpi_uring_list(uring, object); /* the queue is full: once more in the next dispatch */
+    }
+}
+
+void tpi_uring_wind_up(tpi_uring *uring, tpi_object *object) {
+    if (object->bits & TPI_IN_KERNEL) {
+        cancel_all(uring, object);
+        return;
+    }
+    tpi_uring_slot *slot = &uring->slots[object->fd];
+    slot->object = NULL;
+    slot->generation = (slot->generation + 1) & TPI_URING_GENERATIONS;
+    object->sending = NULL;
+    if (object->bits & TPI_CLOSING) {
+        close(object->fd);
+        object->fd = -1;
+    }
+    object->bits |= TPI_LAST_WORD;
+    tpi_uring_list(uring, object);
+}
+
+static void end(tpi_uring *uring, tpi_object *object, uint32_t how) {
+    object->bits &= ~(uint32_t)(TPI_WANTS | TPI_STOPPING | TPI_DIALS | TPI_SEND_FAILED);
+    object->bits |= how;
+    tpi_uring_wind_up(uring, object);
+}
+
+void tpi_uring_close(tpi_driver *driver, tpi_object *object) {
+    tpi_uring *uring = (tpi_uring *)driver;
+    tpi_uring_free_held(uring, object);
+    object->kind = 0;
+    end(uring, object, TPI_CLOSING);
+}
+
+void tpi_uring_release(tpi_driver *driver, tpi_object *object) {
+    end((tpi_uring *)driver, object, TPI_RELEASING);
+}
+
+/* The object may be gone after. */
+void tpi_uring_say_last_word(tpi_uring *uring, tpi_object *object) {
+    uring->driver.objects--;
+    if (object->bits & TPI_CLOSING) {
+        object->up->closed(object);
+        return;
+    }
+    int fd = object->fd;
+    size_t length = tpi_uring_count_held(uring, object);
+    uint8_t *bytes = length == 0 ? NULL : uring->driver.realloc(NULL, length);
+    if (bytes != NULL) {
+        tpi_uring_copy_held(uring, object, bytes);
+    }
+    tpi_uring_free_held(uring, object);
+    object->fd = -1;
+    object->kind = 0;
+    object->up->released(object, fd, bytes, bytes == NULL ? 0 : length);
+    tpi_free(uring->driver.realloc, bytes);
+}
+
+/* Accepting */
+
+static void begin_accepting(tpi_uring *uring, tpi_object *object) {
+    struct io_uring_sqe *place = tpi_uring_place(uring);
+    if (place == NULL) {
+        tpi_uring_list(uring, object);
+        return;
+    }
+    io_uring_prep_multishot_accept(place, object->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    place->user_data = tpi_uring_tag(uring, object->fd, TPI_URING_ACCEPT);
+    object->bits |= TPI_RECEIVING;
+}
+
+void tpi_uring_accept_start(tpi_driver *driver, tpi_object *object) {
+    if (object->bits & TPI_WANTS) {
+        return;
+    }
+    object->bits |= TPI_WANTS;
+    if (!(object->bits & TPI_RECEIVING)) {
+        begin_accepting((tpi_uring *)driver, object);
+    }
+}
+
+static void end_accepting(tpi_uring *uring, tpi_object *object) {
+    if (tpi_uring_cancel(uring, object, TPI_URING_ACCEPT)) {
+        object->bits |= TPI_CANCELING;
+    } else {
+        tpi_uring_list(uring, object);
+    }
+}
+
+void tpi_uring_accept_stop(tpi_driver *driver, tpi_object *object) {
+    tpi_uring *uring = (tpi_uring *)driver;
+    object->bits &= ~(uint32_t)TPI_WANTS;
+    object->bits |= TPI_STOPPING;
+    if (!(object->bits & TPI_RECEIVING)) {
+        tpi_uring_list(uring, object);
+    } else if (!(object->bits & TPI_CANCELING)) {
+        end_accepting(uring, object);
+    }
+}
+
+void tpi_uring_listener_go_on(tpi_uring *uring, tpi_object *object) {
+    const uint32_t bits = object->bits;
+    if (bits & TPI_RECEIVING) {
+        if (bits & TPI_STOPPING && !(bits & TPI_CANCELING)) {
+            end_accepting(uring, object);
+        }
+        return;
+    }
+    if (bits & TPI_STOPPING) {
+        object->bits &= ~(uint32_t)TPI_STOPPING;
+        object->up->accept_stopped(object);
+    }
+    if ((object->bits & (TPI_WANTS | TPI_RECEIVING | TPI_CLOSING | TPI_RELEASING)) == TPI_WANTS) {
+        begin_accepting(uring, object);
+    }
+}
+
+/* The peer's address, which a multishot accept does not tell. One that has gone already has none but its family. */
+static void find_peer(int fd, tepal_address *peer) {
+    peer->length = sizeof peer->storage;
+    if (getpeername(fd, (struct sockaddr *)&peer->storage, &peer->length) == 0) {
+        return;
+    }
+    peer->length = sizeof peer->storage;
+    (void)getsockname(fd, (struct sockaddr *)&peer->storage, &peer->length);
+    const sa_family_t family = peer->storage.ss_family;
+    *peer = (tepal_address){.length = sizeof family};
+    peer->storage.ss_family = family;
+}
+
+static void accept_ended(tpi_object *object, int result) {
+    const int error = -result;
+    if (error == ECANCELED || error == EAGAIN || tpi_is_of_one_connection(error) || !(object->bits & TPI_WANTS)) {
+        return;
+    }
+    object->bits &= ~(uint32_t)TPI_WANTS;
+    object->up->accept_failed(object, TEPAL_SYSTEM(error));
+}
+
+void tpi_uring_accepted(tpi_uring *uring, tpi_object *object, int result, uint32_t flags) {
+    if (!(flags & IORING_CQE_F_MORE)) {
+        object->bits &= ~(uint32_t)(TPI_RECEIVING | TPI_CANCELING);
+    }
+    if (object->bits & (TPI_CLOSING | TPI_RELEASING)) {
+        if (result >= 0) {
+            close(result); /* it lost the race */
+        }
+    } else if (result >= 0) {
+        tepal_address peer = {.length = 0};
+        find_peer(result, &peer);
+        object->up->accepted(object, result, &peer);
+    } else {
+        accept_ended(object, result);
+    }
+    if (object->bits & TPI_LAST_WORD) {
+        return;
+    }
+    if (object->bits & (TPI_CLOSING | TPI_RELEASING)) {
+        tpi_uring_wind_up(uring, object);
+    } else if (uring->driver.interrupted) {
+        tpi_uring_list(uring, object);
+    } else if (!(object->bits & TPI_RECEIVING)) {
+        tpi_uring_listener_go_on(uring, object);
+    }
+}
+
+/* Questions */
+
+/* A completion that is not delivered yet may be the answer. */
+static int find_sent(const tpi_uring *uring, const tpi_object *object, int64_t *answer) {
+    const struct io_uring_cq *queue = &uring->ring.cq;
+    const uint64_t tag = tpi_uring_tag(uring, object->fd, TPI_URING_SEND);
+    const uint32_t tail = io_uring_smp_load_acquire(queue->ktail);
+    for (uint32_t at = uring->head; at != tail; at++) {
+        const struct io_uring_cqe *completion = &queue->cqes[at & queue->ring_mask];
+        if (completion->user_data == tag) {
+            *answer = completion->res < 0 ? TEPAL_SYSTEM(-completion->res) : completion->res;
+            return 0;
+        }
+    }
+    return TEPAL_ENOENT;
+}
+
+int tpi_uring_query(tpi_driver *driver, const tpi_object *object, tpi_query what, void *answer) {
+    const tpi_uring *uring = (const tpi_uring *)driver;
+    if (what == TPI_QUERY_SENT) {
+        return find_sent(uring, object, answer);
+    }
+    size_t held = object->bits & TPI_HOLDING ? tpi_uring_count_held(uring, object) : 0;
+    return tpi_system_query(object, what, held, answer);
+}
