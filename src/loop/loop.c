@@ -160,6 +160,7 @@ static void close_in_child(tepal_loop *loop) {
 static void close_everything(tepal_loop *loop) {
     tpi_driver *driver = loop->driver;
     tpi_loop_flush(loop); /* what was written before is not lost for want of a last turn */
+    driver->ops->flush(driver);
     loop->phase = TPI_PHASE_CLOSING;
     loop->strict = true;
     while (loop->closers != NULL) {

@@ -27,7 +27,7 @@ uint64_t tepal_transport_write_buffer_size(const tepal_transport *transport) {
         return 0;
     }
     uint64_t bytes = tpi_transport_corked(transport);
-    bytes += transport->sending == NULL ? 0 : transport->sending->output.bytes;
+    bytes += tpi_stream_waiting(transport);
     bytes += transport->filters == NULL ? 0 : tpi_filters_buffered(transport);
     return bytes;
 }

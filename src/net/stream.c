@@ -135,6 +135,16 @@ static void stream_error(tpi_object *object, int code) {
 
 /* Output */
 
+uint64_t tpi_stream_waiting(const tepal_transport *transport) {
+    return (transport->sending == NULL ? 0 : transport->sending->output.bytes) +
+           (transport->flight == NULL ? 0 : transport->flight->rest.iov_len);
+}
+
+/* Whether something is before what is written now. */
+static bool has_waiting(const tepal_transport *transport) {
+    return transport->sending != NULL || transport->flight != NULL;
+}
+
 static void account(tepal_transport *transport, uint64_t taken, uint64_t handed, uint64_t discarded) {
     tpi_extras *extras = transport->extras;
     if (__builtin_expect(!transport->loop->debug || extras == NULL, 1)) {
@@ -148,8 +158,8 @@ static void account(tepal_transport *transport, uint64_t taken, uint64_t handed,
 static void check_account(const tepal_transport *transport) {
     if (__builtin_expect(transport->loop->debug, 0) && transport->extras != NULL) {
         const tpi_extras *extras = transport->extras;
-        uint64_t waiting = transport->sending == NULL ? 0 : transport->sending->output.bytes;
-        TPI_INVARIANT(transport->loop, 3, extras->taken == extras->handed + waiting + extras->discarded);
+        TPI_INVARIANT(transport->loop, 3,
+                      extras->taken == extras->handed + tpi_stream_waiting(transport) + extras->discarded);
         TPI_INVARIANT(transport->loop, 3, extras->discarded == 0 || transport->flags & TPI_ENDED);
     }
 }
@@ -168,15 +178,25 @@ static void free_sending(tepal_transport *transport) {
     tpi_transport_update_special(transport);
 }
 
+static void land(tepal_transport *transport) {
+    tpi_chunk_give(transport->loop, transport->flight);
+    transport->flight = NULL;
+    tpi_transport_update_special(transport);
+}
+
 void tpi_stream_discard(tepal_transport *transport) {
-    tpi_sending *sending = transport->sending;
-    if (sending == NULL || transport->object.sending != NULL) {
+    if (!has_waiting(transport) || transport->object.sending != NULL) {
         return; /* in flight: the driver looks at it until sent() or closed() */
     }
-    account(transport, 0, 0, sending->output.bytes);
-    int status = transport->code < 0 ? transport->code : TEPAL_ECLOSED;
-    tpi_output_discard(&sending->output, transport->loop->realloc, status);
-    free_sending(transport);
+    account(transport, 0, 0, tpi_stream_waiting(transport));
+    if (transport->flight != NULL) {
+        land(transport);
+    }
+    if (transport->sending != NULL) {
+        int status = transport->code < 0 ? transport->code : TEPAL_ECLOSED;
+        tpi_output_discard(&transport->sending->output, transport->loop->realloc, status);
+        free_sending(transport);
+    }
     check_account(transport);
 }
 
@@ -215,21 +235,7 @@ static void push(tepal_transport *transport) {
     drained(transport);
 }
 
-static void stream_sent(tpi_object *object, int64_t result) {
-    tepal_transport *transport = (tepal_transport *)object;
-    if (transport->flags & TPI_ENDED) {
-        tpi_stream_discard(transport);
-        return;
-    }
-    if (result < 0) {
-        tpi_transport_fail(transport, (int)result);
-        return;
-    }
-    TPI_INVARIANT(transport->loop, 5, transport->sending != NULL);
-    account(transport, 0, (uint64_t)result, 0);
-    tpi_output_consume(&transport->sending->output, transport->loop->realloc, (uint64_t)result);
-    push(transport);
-    check_account(transport);
+static void tell_fallen(tepal_transport *transport) {
     int64_t began = tpi_upcall_begins(transport);
     if (transport->filters != NULL) {
         tpi_filters_writable(transport);
@@ -239,9 +245,81 @@ static void stream_sent(tpi_object *object, int64_t result) {
     tpi_upcall_ends(transport->loop, began, "resume_writing");
 }
 
+bool tpi_stream_may_fly(const tepal_transport *transport) {
+    return transport->filters == NULL && !has_waiting(transport) && !(transport->flags & TPI_ENDED);
+}
+
+void tpi_stream_fly(tepal_transport *transport, tpi_chunk *chunk) {
+    account(transport, chunk->used, 0, 0);
+    int64_t sent = ops(transport)->send(transport->loop->driver, &transport->object, tpi_cork_fly(transport, chunk));
+    if (sent != TPI_PENDING) {
+        tpi_stream_flown(transport, sent);
+    }
+    check_account(transport);
+}
+
+void tpi_stream_flown(tepal_transport *transport, int64_t result) {
+    tpi_chunk *chunk = transport->flight;
+    while (result > 0) {
+        account(transport, 0, (uint64_t)result, 0);
+        chunk->rest.iov_base = (uint8_t *)chunk->rest.iov_base + result;
+        chunk->rest.iov_len -= (size_t)result;
+        if (chunk->rest.iov_len == 0) {
+            land(transport);
+            if (transport->sending != NULL) {
+                push(transport);
+            } else {
+                drained(transport);
+            }
+            return;
+        }
+        result = ops(transport)->send(transport->loop->driver, &transport->object, &chunk->message);
+    }
+    if (result != TPI_PENDING) {
+        tpi_transport_fail(transport, (int)result);
+    }
+}
+
+static __attribute__((noinline)) void sent_in_general(tepal_transport *transport, int64_t result) {
+    if (transport->flags & TPI_ENDED) {
+        tpi_stream_discard(transport);
+        return;
+    }
+    if (result < 0) {
+        tpi_transport_fail(transport, (int)result);
+        return;
+    }
+    TPI_INVARIANT(transport->loop, 5, has_waiting(transport));
+    if (transport->flight != NULL) {
+        tpi_stream_flown(transport, result);
+    } else {
+        account(transport, 0, (uint64_t)result, 0);
+        tpi_output_consume(&transport->sending->output, transport->loop->realloc, (uint64_t)result);
+        push(transport);
+    }
+    check_account(transport);
+    tell_fallen(transport);
+}
+
+static void stream_sent(tpi_object *object, int64_t result) {
+    tepal_transport *transport = (tepal_transport *)object;
+    tpi_chunk *chunk = transport->flight;
+    const uint32_t unusual = TPI_ENDED | TPI_EOF_DUE | TPI_CLOSE_DUE | TPI_PAUSED_WRITING;
+    if (__builtin_expect(chunk != NULL && result == (int64_t)chunk->rest.iov_len && !(transport->flags & unusual) &&
+                             transport->sending == NULL && transport->extras == NULL && transport->filters == NULL &&
+                             !transport->loop->debug,
+                         1)) {
+        transport->flight = NULL;
+        transport->flags &= ~(uint32_t)TPI_SPECIAL;
+        tpi_chunk_give(transport->loop, chunk);
+        return;
+    }
+    sent_in_general(transport, result);
+}
+
 /* Queue what the driver did not take at once; push it unless something waited before. */
 static int queue_rest(tepal_transport *transport, const struct iovec *pieces, size_t count, uint64_t sent) {
-    bool waited = transport->sending != NULL;
+    bool waited = has_waiting(transport);
     tpi_sending *sending = sending_of(transport);
     int code = sending == NULL
                    ? TEPAL_ENOMEM
@@ -282,7 +360,7 @@ int tpi_stream_write(tepal_transport *transport, const struct iovec *pieces, siz
     if (length == 0) {
         return 0;
     }
-    if (transport->sending == NULL) {
+    if (!has_waiting(transport)) {
         tpi_driver *driver = transport->loop->driver;
         int64_t sent = count == 1 ? driver->ops->offer(driver, &transport->object, pieces->iov_base, pieces->iov_len)
                                   : driver->ops->offer_pieces(driver, &transport->object, pieces, count);
@@ -292,6 +370,22 @@ int tpi_stream_write(tepal_transport *transport, const struct iovec *pieces, siz
     return queue_rest(transport, pieces, count, 0);
 }
 
+/* Hand down what the kernel takes at once, and have the driver wait for the rest. */
+static void offer_chain(tepal_transport *transport) {
+    tpi_sending *sending = transport->sending;
+    size_t count = tpi_output_gather(&sending->output, sending->pieces, TPI_SEND_PIECES);
+    int64_t sent = ops(transport)->offer_pieces(transport->loop->driver, &transport->object, sending->pieces, count);
+    if (sent > 0) {
+        account(transport, 0, (uint64_t)sent, 0);
+        tpi_output_consume(&sending->output, transport->loop->realloc, (uint64_t)sent);
+    }
+    if (sent > 0 || sent == TPI_PENDING) {
+        push(transport);
+    } else {
+        tpi_transport_fail(transport, (int)sent);
+    }
+}
+
 int tpi_stream_write_owned(tepal_transport *transport, const struct iovec *pieces, size_t count, tepal_release release,
                            void *argument) {
     uint64_t length = tpi_pieces_bytes(pieces, count);
@@ -299,10 +393,10 @@ int tpi_stream_write_owned(tepal_transport *transport, const struct iovec *piece
     if (sending == NULL) {
         return TEPAL_ENOMEM;
     }
-    bool waiting = sending->output.bytes > 0;
+    bool waiting = sending->output.bytes > 0 || transport->flight != NULL;
     int code = tpi_output_own(&sending->output, transport->loop->realloc, pieces, count, 0, release, argument);
     if (code < 0) {
-        if (!waiting) {
+        if (sending->output.bytes == 0) {
             free_sending(transport);
         }
         return code;
@@ -310,7 +404,7 @@ int tpi_stream_write_owned(tepal_transport *transport, const struct iovec *piece
     account(transport, length, 0, 0);
     transport->flags |= TPI_HAS_SENT;
     if (!waiting) {
-        push(transport);
+        offer_chain(transport);
     }
     check_account(transport);
     return 0;
@@ -318,14 +412,14 @@ int tpi_stream_write_owned(tepal_transport *transport, const struct iovec *piece
 
 void tpi_stream_write_eof(tepal_transport *transport) {
     transport->flags |= TPI_EOF_DUE;
-    if (transport->sending == NULL) {
+    if (!has_waiting(transport)) {
         drained(transport);
     }
 }
 
 void tpi_stream_close(tepal_transport *transport) {
     transport->flags |= TPI_CLOSE_DUE;
-    if (transport->sending == NULL) {
+    if (!has_waiting(transport)) {
         drained(transport);
     }
     tpi_stream_update_reading(transport);
@@ -422,6 +516,23 @@ static void stream_released(tpi_object *object, int fd, const uint8_t *held, siz
     last_word(transport);
 }
 
+/* At the end of the loop: whether the kernel has taken everything, or takes it now. */
+static bool is_all_taken(tepal_transport *transport) {
+    tpi_driver *driver = transport->loop->driver;
+    int64_t sent = 0;
+    if (transport->flight != NULL && driver->ops->query(driver, &transport->object, TPI_QUERY_SENT, &sent) == 0 &&
+        sent == (int64_t)transport->flight->rest.iov_len) {
+        uint64_t left = tepal_transport_write_buffer_size(transport) - (uint64_t)sent; /* in all layers */
+        if (left == 0 || transport->filters != NULL) {
+            return left == 0;
+        }
+        tpi_sending *sending = transport->sending;
+        size_t count = tpi_output_gather(&sending->output, sending->pieces, TPI_SEND_PIECES);
+        return driver->ops->offer_pieces(driver, &transport->object, sending->pieces, count) == (int64_t)left;
+    }
+    return tepal_transport_write_buffer_size(transport) == 0;
+}
+
 /* The loop closes: no time is left to send or to linger. */
 static void stream_ending(tpi_object *object) {
     tepal_transport *transport = (tepal_transport *)object;
@@ -430,7 +541,7 @@ static void stream_ending(tpi_object *object) {
         return;
     }
     if (!(transport->flags & TPI_ENDED)) {
-        const bool is_all_sent = tepal_transport_write_buffer_size(transport) == 0; /* in all layers */
+        const bool is_all_sent = is_all_taken(transport);
         tpi_transport_fail(transport, TEPAL_ECLOSED);
         if (is_all_sent) {
             transport->flags &= ~(uint32_t)TPI_RESET; /* nothing was discarded */

@@ -88,7 +88,8 @@ struct tepal_transport {
     tepal_protocol *protocol;
     tepal_filter *filters; /* topmost; NULL: none */
     tpi_chunk *cork;       /* NULL: nothing was written in this callback */
-    tpi_sending *sending;  /* NULL: nothing waits for the kernel */
+    tpi_chunk *flight;     /* a cork that the driver has and will complete; NULL: none */
+    tpi_sending *sending;  /* NULL: nothing waits for the kernel, or behind the flight */
     tpi_extras *extras;    /* NULL: all defaults */
     void *owner;           /* the server (a reference) of an accepted one; connect.c's attempt until it is made */
     tepal_work event;      /* queues connection_made (adopt), the producer's stop, connection_lost */
@@ -139,8 +140,8 @@ void tpi_transport_end(tepal_transport *transport);
 
 /* One of the things that TPI_SPECIAL stands for has changed. */
 static inline void tpi_transport_update_special(tepal_transport *transport) {
-    bool special =
-        transport->filters != NULL || transport->sending != NULL || transport->extras != NULL || transport->loop->debug;
+    bool special = transport->filters != NULL || transport->sending != NULL || transport->flight != NULL ||
+                   transport->extras != NULL || transport->loop->debug;
     transport->flags = (transport->flags & ~(uint32_t)TPI_SPECIAL) | (special ? (uint32_t)TPI_SPECIAL : 0);
 }
 
@@ -172,6 +173,14 @@ extern const tpi_upcalls tpi_stream_upcalls;
 int tpi_stream_write(tepal_transport *transport, const struct iovec *pieces, size_t count);
 /* The rest of that, after the driver was offered the pieces and answered with sent. Nothing was waiting. */
 int tpi_stream_write_rest(tepal_transport *transport, const struct iovec *pieces, size_t count, int64_t sent);
+/* Whether a cork may leave as it is: nothing stands or waits in its way. */
+bool tpi_stream_may_fly(const tepal_transport *transport);
+/* Hand a cork's chunk, which is in no list, to a driver that completes sends later. It comes back by itself. */
+void tpi_stream_fly(tepal_transport *transport, tpi_chunk *chunk);
+/* What the driver says of the chunk in flight: bytes sent, or an error. */
+void tpi_stream_flown(tepal_transport *transport, int64_t result);
+/* Bytes at the bottom: in flight, and in the chain. */
+uint64_t tpi_stream_waiting(const tepal_transport *transport);
 /* The same for the writer's own memory: release runs exactly once, here or later, unless an error below 0 is returned. */
 int tpi_stream_write_owned(tepal_transport *transport, const struct iovec *pieces, size_t count, tepal_release release,
                            void *argument);

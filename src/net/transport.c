@@ -111,6 +111,8 @@ void tpi_transport_forget(tepal_transport *transport) {
         tpi_free(loop->realloc, transport->sending);
         transport->sending = NULL;
     }
+    tpi_free(loop->realloc, transport->flight);
+    transport->flight = NULL;
     tpi_transport_drop_cork(transport);
     transport->flags |= TPI_CLOSING | TPI_ENDED | TPI_LOST;
     if (transport->flags & TPI_PIPED) {

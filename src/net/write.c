@@ -6,7 +6,7 @@
  */
 #include "net/cork.h"
 
-#define FREE_CHUNKS 16 /* kept for reuse */
+#define FREE_CHUNKS 256 /* kept for reuse: a driver may have as many in flight */
 #define CORKS 64 /* transports corked at once at most: a callback that writes to thousands needs no chunk for each */
 
 /* What the transports of a loop share: loop->net. loop->corked is the oldest of the corked chunks. */
@@ -48,21 +48,19 @@ static tpi_corks *corks_of(tepal_loop *loop) {
     return loop->net;
 }
 
-static tpi_chunk *take_chunk(tepal_loop *loop, tpi_corks *corks) {
-    tpi_chunk *chunk = loop->spare;
+tpi_chunk *tpi_chunk_take(tepal_loop *loop) {
+    tpi_corks *corks = loop->net;
+    tpi_chunk *chunk = corks->free;
     if (chunk != NULL) {
-        loop->spare = NULL;
-    } else if (corks->free != NULL) {
-        chunk = corks->free;
         corks->free = chunk->next;
         corks->free_count--;
-    } else {
-        chunk = loop->realloc(NULL, sizeof *chunk);
+        chunk->next = NULL;
     }
     return chunk;
 }
 
-static void give_chunk(tepal_loop *loop, tpi_corks *corks, tpi_chunk *chunk) {
+void tpi_chunk_give(tepal_loop *loop, tpi_chunk *chunk) {
+    tpi_corks *corks = loop->net;
     if (loop->corked == NULL && loop->spare == NULL) {
         chunk->next = NULL;
         loop->spare = chunk;
@@ -73,6 +71,15 @@ static void give_chunk(tepal_loop *loop, tpi_corks *corks, tpi_chunk *chunk) {
         corks->free = chunk;
         corks->free_count++;
     }
+}
+
+static tpi_chunk *take_chunk(tepal_loop *loop) {
+    tpi_chunk *chunk = loop->spare;
+    loop->spare = NULL;
+    if (chunk == NULL) {
+        chunk = tpi_chunk_take(loop);
+    }
+    return chunk == NULL ? loop->realloc(NULL, sizeof *chunk) : chunk;
 }
 
 /* After something was handed down. */
@@ -93,19 +100,30 @@ static void hand_down(tepal_transport *transport, const struct iovec *pieces, si
     tell_flow(transport);
 }
 
-/* What was in the oldest chunk is handed down or dropped: it leaves the list. */
-static void forget_first(tepal_loop *loop, tpi_corks *corks) {
+static tpi_chunk *take_first(tepal_loop *loop, tpi_corks *corks) {
     tpi_chunk *chunk = loop->corked;
     loop->corked = chunk->next; /* now: what was written meanwhile is behind it */
     corks->others -= chunk->next != NULL;
-    give_chunk(loop, corks, chunk);
+    return chunk;
+}
+
+/* What was in the oldest chunk is handed down or dropped: it leaves the list. */
+static void forget_first(tepal_loop *loop, tpi_corks *corks) {
+    tpi_chunk_give(loop, take_first(loop, corks));
 }
 
 /* Hand down the oldest cork. */
 static void flush_first(tepal_loop *loop, tpi_corks *corks) {
-    tpi_chunk *chunk = loop->corked;
-    if (chunk->transport != NULL) {
-        tpi_transport_drain_cork(chunk->transport);
+    const tpi_chunk *chunk = loop->corked;
+    tepal_transport *transport = chunk->transport;
+    if (transport != NULL && loop->driver->completes && tpi_stream_may_fly(transport)) {
+        transport->cork = NULL;
+        tpi_stream_fly(transport, take_first(loop, corks));
+        tell_flow(transport);
+        return;
+    }
+    if (transport != NULL) {
+        tpi_transport_drain_cork(transport);
     }
     forget_first(loop, corks);
 }
@@ -131,7 +149,7 @@ static uint32_t cork_limit(const tepal_transport *transport) {
 static int cork(tepal_transport *transport) {
     tepal_loop *loop = transport->loop;
     tpi_corks *corks = corks_of(loop);
-    tpi_chunk *chunk = corks == NULL ? NULL : take_chunk(loop, corks);
+    tpi_chunk *chunk = corks == NULL ? NULL : take_chunk(loop);
     if (chunk == NULL) {
         return TEPAL_ENOMEM;
     }
@@ -209,9 +227,7 @@ static int check_write(const tepal_transport *transport, uint64_t length) {
     if (__builtin_expect(transport->flags & (TPI_CLOSING | TPI_EOF_WANTED), 0)) {
         return transport->flags & TPI_CLOSING ? TEPAL_ECLOSED : TEPAL_EPIPE;
     }
-    if (__builtin_expect(length > TPI_JOIN_BYTES || transport->sending != NULL || transport->filters != NULL ||
-                             transport->extras != NULL,
-                         0)) {
+    if (__builtin_expect(length > TPI_JOIN_BYTES || transport->flags & TPI_SPECIAL, 0)) {
         uint64_t buffered = tepal_transport_write_buffer_size(transport);
         uint64_t cap = tpi_flow_cap(transport);
         if (buffered > cap || length > cap - buffered) {
