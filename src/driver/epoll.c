@@ -17,7 +17,7 @@ typedef struct tpi_epoll {
     tpi_readiness readiness; /* first */
     int epoll_fd;
     bool whole_milliseconds;              /* the kernel has no epoll_pwait2(2) */
-    const struct epoll_event *next, *end; /* events taken and not delivered */
+    const struct epoll_event *next, *end; /* events taken and not delivered: none unless next is before end */
     struct epoll_event events[BATCH];
 } tpi_epoll;
 
@@ -82,10 +82,11 @@ static int wait_for_events(tpi_readiness *readiness, int64_t timeout_ns) {
 
 static void deliver(tpi_readiness *readiness) {
     tpi_epoll *epoll = (tpi_epoll *)readiness;
-    while (epoll->next < epoll->end && !readiness->driver.interrupted) {
-        const struct epoll_event *event = epoll->next++;
+    const struct epoll_event *event = epoll->next;
+    for (; event < epoll->end && !readiness->driver.interrupted; event++) {
         tpi_readiness_edge(readiness, event->data.u64, event->events);
     }
+    epoll->next = event; /* past the end, if an upcall has made the set anew */
 }
 
 /* The wake-up descriptor is an edge: every write makes a new one, so nobody needs to read it. */

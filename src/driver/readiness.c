@@ -117,7 +117,9 @@ int tpi_slot_reserve(tpi_readiness *readiness, int fd) {
     if (slots == NULL) {
         return TEPAL_ENOMEM;
     }
-    memset(slots + readiness->slot_count, 0, (count - readiness->slot_count) * sizeof *slots);
+    for (uint32_t number = readiness->slot_count; number < count; number++) {
+        slots[number] = (tpi_slot){.object = NULL, .tag = number};
+    }
     readiness->slots = slots;
     readiness->slot_count = count;
     return 0;
@@ -137,7 +139,7 @@ int tpi_slot_take(tpi_readiness *readiness, tpi_object *object, int fd) {
         tpi_watch_forget(readiness, slot->object);
     }
     slot->object = object;
-    slot->generation++;
+    slot->tag += TPI_GENERATION;
     object->fd = fd;
     return 0;
 }
@@ -145,7 +147,7 @@ int tpi_slot_take(tpi_readiness *readiness, tpi_object *object, int fd) {
 void tpi_slot_leave(tpi_readiness *readiness, const tpi_object *object) {
     tpi_slot *slot = &readiness->slots[object->fd];
     slot->object = NULL;
-    slot->generation++;
+    slot->tag += TPI_GENERATION;
 }
 
 /* Registration with the poller */
@@ -307,7 +309,7 @@ static void stale_event(tpi_readiness *readiness) {
 void tpi_readiness_event(tpi_readiness *readiness, uint64_t tag, uint32_t events) {
     const tpi_slot *slot = &readiness->slots[(uint32_t)tag];
     tpi_object *object = slot->object;
-    if (__builtin_expect(slot->generation != tag >> 32 || object == NULL, 0)) {
+    if (__builtin_expect(slot->tag != tag || object == NULL, 0)) {
         if (tag != TPI_WAKE_TAG(readiness->wake_fd)) {
             stale_event(readiness);
         }

@@ -30,10 +30,13 @@ typedef struct tpi_poller {
     int (*rebuild)(tpi_readiness *readiness);  /* make the set anew, with what is registered; NULL: never needed */
 } tpi_poller;
 
-/* What a descriptor's number stands for now. The generation grows with each change, and is in the tag of its events. */
+/*
+ * What a descriptor's number stands for now, and the tag of its events: the number, and above it a generation that grows
+ * with each change.
+ */
 typedef struct tpi_slot {
     tpi_object *object; /* NULL: none */
-    uint32_t generation;
+    uint64_t tag;
 } tpi_slot;
 
 struct tpi_readiness {
@@ -75,11 +78,13 @@ enum {
     /* a fresh stream's number of the last dispatch before read_start stands there as well */
 };
 
-/* Of the wake-up descriptor; no slot's generation matches it. */
+#define TPI_GENERATION (UINT64_C(1) << 32)
+
+/* Of the wake-up descriptor; no slot's tag matches it. */
 #define TPI_WAKE_TAG(fd) ((uint64_t)UINT32_MAX << 32 | (uint32_t)(fd))
 
 static inline uint64_t tpi_readiness_tag(const tpi_readiness *readiness, int fd) {
-    return (uint64_t)readiness->slots[fd].generation << 32 | (uint32_t)fd;
+    return readiness->slots[fd].tag;
 }
 
 /* The poller's events for an object as it is registered; 0: it is to be left out. */
@@ -118,15 +123,13 @@ void tpi_readiness_quick_read_ended(tpi_readiness *readiness, tpi_object *object
 static inline void tpi_readiness_edge(tpi_readiness *readiness, uint64_t tag, uint32_t events) {
     const tpi_slot *slot = &readiness->slots[(uint32_t)tag];
     tpi_object *object = slot->object;
-    if (__builtin_expect(
-            slot->generation != tag >> 32 || (events & ~(uint32_t)POLLOUT) != POLLIN || !tpi_is_quick(object), 0)) {
+    if (__builtin_expect(slot->tag != tag || (events & ~(uint32_t)POLLOUT) != POLLIN || !tpi_is_quick(object), 0)) {
         tpi_readiness_event(readiness, tag, events);
         return;
     }
-    size_t size = readiness->scratch_bytes;
-    ssize_t count = recv(object->fd, readiness->scratch, size, 0);
+    ssize_t count = recv(object->fd, readiness->scratch, readiness->scratch_bytes, 0);
     size_t used = 0;
-    if (__builtin_expect((size_t)count - 1 < size - 1, 1)) {
+    if (__builtin_expect(count > 0 && (size_t)count < readiness->scratch_bytes, 1)) {
         used = object->up->data(object, readiness->scratch, (size_t)count);
         if (__builtin_expect(used == (size_t)count, 1)) {
             return;

@@ -231,10 +231,9 @@ int64_t tpi_readiness_offer_pieces(tpi_driver *driver, tpi_object *object, const
     return sent == TPI_PENDING ? wait_for_room(object) : sent;
 }
 
-static __attribute__((noinline)) int64_t offer_failed(tpi_object *object, const void *data, size_t length) {
+static __attribute__((noinline)) int64_t offer_failed(tpi_object *object) {
     if (errno == EINTR) {
-        struct iovec piece = {.iov_base = (void *)(uintptr_t)data, .iov_len = length};
-        return tpi_readiness_offer_pieces(NULL, object, &piece, 1);
+        return TPI_PENDING; /* nothing was taken; the send that follows tries again */
     }
     return errno == EAGAIN ? wait_for_room(object) : TEPAL_SYSTEM(errno);
 }
@@ -245,7 +244,7 @@ int64_t tpi_readiness_offer(tpi_driver *driver, tpi_object *object, const void *
         return TPI_PENDING;
     }
     ssize_t sent = send(object->fd, data, length, MSG_NOSIGNAL);
-    return __builtin_expect(sent >= 0, 1) ? sent : offer_failed(object, data, length);
+    return __builtin_expect(sent >= 0, 1) ? sent : offer_failed(object);
 }
 
 int64_t tpi_readiness_send(tpi_driver *driver, tpi_object *object, const tpi_message *message) {

@@ -23,7 +23,7 @@ static int change(tpi_readiness *readiness, tpi_object *object, unsigned events)
          * Closed behind our back, and the number opened again. A duplicate may keep the old registration alive: its
          * events must not pass for the new one's.
          */
-        readiness->slots[object->fd].generation++;
+        readiness->slots[object->fd].tag += TPI_GENERATION;
         code = tpi_readiness_register(readiness, object);
     }
     if (code < 0) {
