@@ -77,9 +77,9 @@ struct tepal_loop {
     tpi_calls calls;
     tpi_timers timers;
 
-    /* Output written in this callback and not yet handed down: net's list, and how to flush it (NULL: nothing). */
+    /* Output written in this callback and not yet handed down: whose (net's; NULL: nobody's), and how to flush it. */
     void *corked;
-    void *spare; /* net's: a place for the next output, only while nothing is corked */
+    void *chunk; /* net's: a place for the next output; never NULL while nothing is corked and there is a transport */
     void (*flush_corked)(tepal_loop *loop);
     void *net; /* net's state shared by the transports of a loop; freed by net_free */
     void (*net_free)(tepal_loop *loop);

@@ -1,9 +1,13 @@
 /*
- * The cork: what one callback writes, joined in a chunk and handed down when the callback returns.
+ * The cork: what one callback writes, joined in a chunk and handed down when the callback returns. Who has written in
+ * it, loop->corked says:
  *
- * A transport has a cork only between its first write in a callback and the flush after it. The first chunk of a
- * callback is the loop's spare one, which is what makes the common case (one upcall, one answer) cheap: no list, no
- * memory, two functions that the compiler can put in line. The rest is in write.c.
+ *   NULL         nobody
+ *   a transport  that one alone, to the loop's own chunk; and it is not special
+ *   loop->net    one or more, each to a chunk of its own: transport->cork, in a list
+ *
+ * The second is what makes the common case (one upcall, one answer) cheap: no list, no memory, and little to look at. It
+ * becomes the third as soon as another one writes, or the transport becomes special. The rest is in write.c.
  */
 #ifndef TPI_CORK_H
 #define TPI_CORK_H
@@ -12,9 +16,9 @@
 
 struct tpi_chunk {
     tpi_chunk *next;            /* of the corked ones, in the order of their first write, or of the free ones */
-    tepal_transport *transport; /* NULL: what was in it has been handed down or dropped already */
-    uint32_t used;
-    uint32_t limit;      /* up to which bytes may be added without further thought; 0: always think */
+    tepal_transport *transport; /* in the list; NULL: what was in it has been handed down or dropped already */
+    size_t used;
+    size_t limit; /* in the list: up to which bytes may be added without further thought; 0: always think */
     struct iovec rest;   /* in flight: what the driver has not sent */
     tpi_message message; /* in flight: of that rest */
     uint8_t bytes[TPI_JOIN_BYTES];
@@ -39,35 +43,31 @@ static inline const tpi_message *tpi_cork_fly(tepal_transport *transport, tpi_ch
  */
 static inline void tpi_cork_flush_after(tepal_transport *transport) {
     tepal_loop *loop = transport->loop;
-    tpi_chunk *chunk = loop->corked;
-    if (chunk == NULL) {
-        return;
-    }
-    if (__builtin_expect(chunk->transport == transport && chunk->next == NULL &&
-                             !(transport->flags & (TPI_SPECIAL | TPI_ENDED)),
-                         1)) {
-        if (loop->driver->completes) {
-            transport->cork = NULL;
+    if (__builtin_expect(loop->corked == transport, 1)) {
+        tpi_chunk *next;
+        if (loop->driver->completes && (next = tpi_chunk_take(loop)) != NULL) {
+            tpi_chunk *own = loop->chunk;
             loop->corked = NULL;
-            loop->spare = tpi_chunk_take(loop);
-            int64_t done = loop->driver->ops->send(loop->driver, &transport->object, tpi_cork_fly(transport, chunk));
+            loop->chunk = next;
+            int64_t done = loop->driver->ops->send(loop->driver, &transport->object, tpi_cork_fly(transport, own));
             if (__builtin_expect(done != TPI_PENDING, 0)) {
                 tpi_stream_flown(transport, done);
             }
             return;
         }
+        const tpi_chunk *chunk = loop->chunk;
         int64_t sent = loop->driver->ops->offer(loop->driver, &transport->object, chunk->bytes, chunk->used);
-        if (__builtin_expect(sent == chunk->used, 1)) {
+        /* An offer calls nobody up. Through transport once more: what is not kept need not be saved around the call. */
+        chunk = transport->loop->chunk;
+        if (__builtin_expect(sent == (int64_t)chunk->used, 1)) {
+            transport->loop->corked = NULL;
             transport->flags |= TPI_HAS_SENT;
-            transport->cork = NULL;
-            loop->corked = NULL;
-            loop->spare = chunk; /* a list of one is the spare chunk */
-            return;
+        } else {
+            tpi_cork_flush_rest(transport, sent);
         }
-        tpi_cork_flush_rest(transport, sent);
-        return;
+    } else if (loop->corked != NULL) {
+        tpi_corks_flush(loop);
     }
-    tpi_corks_flush(loop);
 }
 
 #endif

@@ -87,7 +87,7 @@ struct tepal_transport {
     tepal_loop *loop;  /* a reference */
     tepal_protocol *protocol;
     tepal_filter *filters; /* topmost; NULL: none */
-    tpi_chunk *cork;       /* NULL: nothing was written in this callback */
+    tpi_chunk *cork;       /* what was written in this callback, unless loop->corked says where that is; or NULL */
     tpi_chunk *flight;     /* a cork that the driver has and will complete; NULL: none */
     tpi_sending *sending;  /* NULL: nothing waits for the kernel, or behind the flight */
     tpi_extras *extras;    /* NULL: all defaults */
@@ -138,11 +138,17 @@ void tpi_transport_lose(tepal_transport *transport);
 /* Everything is sent (or discarded): queue connection_lost. */
 void tpi_transport_end(tepal_transport *transport);
 
+/* write.c: the transport is special now, and so is what it has corked. */
+void tpi_cork_settle(tepal_transport *transport);
+
 /* One of the things that TPI_SPECIAL stands for has changed. */
 static inline void tpi_transport_update_special(tepal_transport *transport) {
     bool special = transport->filters != NULL || transport->sending != NULL || transport->flight != NULL ||
                    transport->extras != NULL || transport->loop->debug;
     transport->flags = (transport->flags & ~(uint32_t)TPI_SPECIAL) | (special ? (uint32_t)TPI_SPECIAL : 0);
+    if (special) {
+        tpi_cork_settle(transport);
+    }
 }
 
 /* The extras, made if there are none. NULL if memory is short. */
@@ -150,6 +156,8 @@ tpi_extras *tpi_transport_extras(tepal_transport *transport);
 
 /* write.c */
 
+/* What the corks of a loop need, if it is not there yet. Returns 0 or TEPAL_ENOMEM. */
+int tpi_corks_init(tepal_loop *loop);
 /* Hand down what all transports of the loop have corked. */
 void tpi_corks_flush(tepal_loop *loop);
 /* The same, after the driver was offered all of the only cork, transport's, and answered with sent. */
@@ -157,7 +165,7 @@ void tpi_cork_flush_rest(tepal_transport *transport, int64_t sent);
 /* Hand the cork down, if there is one. */
 void tpi_transport_drain_cork(tepal_transport *transport);
 /* Bytes in the cork. */
-uint32_t tpi_transport_corked(const tepal_transport *transport);
+size_t tpi_transport_corked(const tepal_transport *transport);
 /* Drop the cork, if there is one. */
 void tpi_transport_drop_cork(tepal_transport *transport);
 

@@ -56,7 +56,8 @@ int tpi_transport_new(tepal_loop *loop, const tepal_transport_options *options, 
     if (code < 0) {
         return code;
     }
-    tepal_transport *made = tpi_alloc_zero(loop->realloc, sizeof *made);
+    code = tpi_corks_init(loop);
+    tepal_transport *made = code < 0 ? NULL : tpi_alloc_zero(loop->realloc, sizeof *made);
     if (made == NULL) {
         return TEPAL_ENOMEM;
     }

@@ -9,9 +9,10 @@
 #define FREE_CHUNKS 256 /* kept for reuse: a driver may have as many in flight */
 #define CORKS 64 /* transports corked at once at most: a callback that writes to thousands needs no chunk for each */
 
-/* What the transports of a loop share: loop->net. loop->corked is the oldest of the corked chunks. */
+/* What the transports of a loop share: loop->net. */
 typedef struct tpi_corks {
-    tpi_chunk *last; /* of the corked ones, while there are two or more */
+    tpi_chunk *first; /* of the list, the oldest; NULL unless loop->corked says that there is one */
+    tpi_chunk *last;  /* while there are two or more */
     tpi_chunk *free;
     unsigned others; /* corked chunks beside the oldest */
     unsigned free_count;
@@ -29,41 +30,47 @@ static void free_chunks(tepal_loop *loop, tpi_chunk *chunk) {
 static void free_all(tepal_loop *loop) {
     tpi_corks *corks = loop->net;
     free_chunks(loop, corks->free);
-    free_chunks(loop, loop->spare);
-    free_chunks(loop, loop->corked); /* in a forked child, where nothing is handed down any more */
-    loop->corked = NULL;
+    free_chunks(loop, corks->first); /* in a forked child, where nothing is handed down any more */
+    tpi_free(loop->realloc, loop->chunk);
     tpi_free(loop->realloc, corks);
-    loop->spare = NULL;
+    loop->corked = NULL;
+    loop->chunk = NULL;
     loop->net = NULL;
 }
 
-static tpi_corks *corks_of(tepal_loop *loop) {
-    if (loop->net == NULL) {
-        loop->net = tpi_alloc_zero(loop->realloc, sizeof(tpi_corks));
-        if (loop->net != NULL) {
-            loop->net_free = free_all;
-            loop->flush_corked = tpi_corks_flush;
-        }
+int tpi_corks_init(tepal_loop *loop) {
+    if (loop->net != NULL) {
+        return 0;
     }
-    return loop->net;
+    tpi_corks *corks = tpi_alloc_zero(loop->realloc, sizeof *corks);
+    tpi_chunk *chunk = loop->realloc(NULL, sizeof *chunk);
+    if (corks == NULL || chunk == NULL) {
+        tpi_free(loop->realloc, corks);
+        tpi_free(loop->realloc, chunk);
+        return TEPAL_ENOMEM;
+    }
+    loop->net = corks;
+    loop->net_free = free_all;
+    loop->flush_corked = tpi_corks_flush;
+    loop->chunk = chunk;
+    return 0;
 }
 
 tpi_chunk *tpi_chunk_take(tepal_loop *loop) {
     tpi_corks *corks = loop->net;
     tpi_chunk *chunk = corks->free;
-    if (chunk != NULL) {
-        corks->free = chunk->next;
-        corks->free_count--;
-        chunk->next = NULL;
+    if (chunk == NULL) {
+        return loop->realloc(NULL, sizeof *chunk);
     }
+    corks->free = chunk->next;
+    corks->free_count--;
     return chunk;
 }
 
 void tpi_chunk_give(tepal_loop *loop, tpi_chunk *chunk) {
     tpi_corks *corks = loop->net;
-    if (loop->corked == NULL && loop->spare == NULL) {
-        chunk->next = NULL;
-        loop->spare = chunk;
+    if (loop->chunk == NULL) {
+        loop->chunk = chunk;
     } else if (corks->free_count >= FREE_CHUNKS) {
         tpi_free(loop->realloc, chunk);
     } else {
@@ -74,12 +81,41 @@ void tpi_chunk_give(tepal_loop *loop, tpi_chunk *chunk) {
 }
 
 static tpi_chunk *take_chunk(tepal_loop *loop) {
-    tpi_chunk *chunk = loop->spare;
-    loop->spare = NULL;
+    tpi_chunk *chunk = loop->chunk;
     if (chunk == NULL) {
-        chunk = tpi_chunk_take(loop);
+        return tpi_chunk_take(loop);
     }
-    return chunk == NULL ? loop->realloc(NULL, sizeof *chunk) : chunk;
+    loop->chunk = NULL;
+    return chunk;
+}
+
+/* The corks of the loop, the one that is outside the list moved into it. */
+static tpi_corks *listed(tepal_loop *loop) {
+    tpi_corks *corks = loop->net;
+    if (loop->corked != NULL && loop->corked != corks) {
+        tepal_transport *transport = loop->corked;
+        tpi_chunk *chunk = loop->chunk;
+        loop->chunk = NULL;
+        chunk->next = NULL;
+        chunk->transport = transport;
+        chunk->limit = TPI_JOIN_BYTES;
+        transport->cork = chunk;
+        corks->first = chunk;
+        loop->corked = corks;
+    }
+    return corks;
+}
+
+/* The chunk that holds what the transport has corked, in the list by now; NULL: nothing. */
+static tpi_chunk *cork_of(tepal_transport *transport) {
+    tpi_cork_settle(transport);
+    return transport->cork;
+}
+
+void tpi_cork_settle(tepal_transport *transport) {
+    if (transport->loop->corked == transport) {
+        (void)listed(transport->loop);
+    }
 }
 
 /* After something was handed down. */
@@ -101,9 +137,13 @@ static void hand_down(tepal_transport *transport, const struct iovec *pieces, si
 }
 
 static tpi_chunk *take_first(tepal_loop *loop, tpi_corks *corks) {
-    tpi_chunk *chunk = loop->corked;
-    loop->corked = chunk->next; /* now: what was written meanwhile is behind it */
-    corks->others -= chunk->next != NULL;
+    tpi_chunk *chunk = corks->first;
+    corks->first = chunk->next; /* now: what was written meanwhile is behind it */
+    if (corks->first == NULL) {
+        loop->corked = NULL;
+    } else {
+        corks->others--;
+    }
     return chunk;
 }
 
@@ -114,13 +154,18 @@ static void forget_first(tepal_loop *loop, tpi_corks *corks) {
 
 /* Hand down the oldest cork. */
 static void flush_first(tepal_loop *loop, tpi_corks *corks) {
-    const tpi_chunk *chunk = loop->corked;
+    const tpi_chunk *chunk = corks->first;
     tepal_transport *transport = chunk->transport;
     if (transport != NULL && loop->driver->completes && tpi_stream_may_fly(transport)) {
-        transport->cork = NULL;
-        tpi_stream_fly(transport, take_first(loop, corks));
-        tell_flow(transport);
-        return;
+        if (loop->chunk == NULL) {
+            loop->chunk = tpi_chunk_take(loop); /* one is always there */
+        }
+        if (loop->chunk != NULL) {
+            transport->cork = NULL;
+            tpi_stream_fly(transport, take_first(loop, corks));
+            tell_flow(transport);
+            return;
+        }
     }
     if (transport != NULL) {
         tpi_transport_drain_cork(transport);
@@ -130,26 +175,30 @@ static void flush_first(tepal_loop *loop, tpi_corks *corks) {
 
 void tpi_corks_flush(tepal_loop *loop) {
     tpi_corks *corks = loop->net;
+    if (loop->corked != corks) {
+        tpi_cork_flush_after(loop->corked);
+        return;
+    }
     if (corks->flushing) {
         return; /* who flushes goes on until nothing is left */
     }
     corks->flushing = true;
-    while (loop->corked != NULL) {
+    while (corks->first != NULL) {
         flush_first(loop, corks);
     }
     corks->flushing = false;
 }
 
 /* How much one cork holds at most: no more than may wait without a pause. */
-static uint32_t cork_limit(const tepal_transport *transport) {
+static size_t cork_limit(const tepal_transport *transport) {
     uint64_t high = tpi_flow_high(transport);
-    return high < TPI_JOIN_BYTES ? (uint32_t)high : TPI_JOIN_BYTES;
+    return high < TPI_JOIN_BYTES ? high : TPI_JOIN_BYTES;
 }
 
 static int cork(tepal_transport *transport) {
     tepal_loop *loop = transport->loop;
-    tpi_corks *corks = corks_of(loop);
-    tpi_chunk *chunk = corks == NULL ? NULL : take_chunk(loop);
+    tpi_corks *corks = listed(loop);
+    tpi_chunk *chunk = take_chunk(loop);
     if (chunk == NULL) {
         return TEPAL_ENOMEM;
     }
@@ -158,9 +207,10 @@ static int cork(tepal_transport *transport) {
     chunk->used = 0;
     chunk->limit = 0;
     transport->cork = chunk;
-    tpi_chunk *oldest = loop->corked;
+    tpi_chunk *oldest = corks->first;
     if (oldest == NULL) {
-        loop->corked = chunk;
+        corks->first = chunk;
+        loop->corked = corks;
         return 0;
     }
     tpi_chunk *last = oldest->next == NULL ? oldest : corks->last;
@@ -177,14 +227,14 @@ static int cork(tepal_transport *transport) {
 
 /* Take the cork off. Its chunk keeps its place in the list, where the next flush finds it empty. */
 static tpi_chunk *uncork(tepal_transport *transport) {
-    tpi_chunk *chunk = transport->cork;
+    tpi_chunk *chunk = cork_of(transport);
     transport->cork = NULL;
     chunk->transport = NULL;
     return chunk;
 }
 
 void tpi_transport_drain_cork(tepal_transport *transport) {
-    if (transport->cork != NULL) {
+    if (cork_of(transport) != NULL) {
         const tpi_chunk *chunk = uncork(transport);
         struct iovec piece = {.iov_base = (void *)(uintptr_t)chunk->bytes, .iov_len = chunk->used};
         hand_down(transport, &piece, 1);
@@ -193,7 +243,7 @@ void tpi_transport_drain_cork(tepal_transport *transport) {
 
 void tpi_cork_flush_rest(tepal_transport *transport, int64_t sent) {
     tepal_loop *loop = transport->loop;
-    tpi_corks *corks = loop->net;
+    tpi_corks *corks = listed(loop);
     const tpi_chunk *chunk = uncork(transport);
     struct iovec piece = {.iov_base = (void *)(uintptr_t)chunk->bytes, .iov_len = chunk->used};
     corks->flushing = true;
@@ -207,13 +257,15 @@ void tpi_cork_flush_rest(tepal_transport *transport, int64_t sent) {
 }
 
 void tpi_transport_drop_cork(tepal_transport *transport) {
-    if (transport->cork != NULL) {
+    if (cork_of(transport) != NULL) {
         (void)uncork(transport);
     }
 }
 
-uint32_t tpi_transport_corked(const tepal_transport *transport) {
-    return transport->cork == NULL ? 0 : transport->cork->used;
+size_t tpi_transport_corked(const tepal_transport *transport) {
+    const tepal_loop *loop = transport->loop;
+    const tpi_chunk *chunk = loop->corked == transport ? loop->chunk : transport->cork;
+    return chunk == NULL ? 0 : chunk->used;
 }
 
 /* Whether length bytes may be written: the cap is judged before a byte moves. */
@@ -241,7 +293,7 @@ static void append(tpi_chunk *chunk, const struct iovec *pieces, size_t count) {
     for (size_t i = 0; i < count; i++) {
         if (pieces[i].iov_len > 0) {
             memcpy(chunk->bytes + chunk->used, pieces[i].iov_base, pieces[i].iov_len);
-            chunk->used += (uint32_t)pieces[i].iov_len;
+            chunk->used += pieces[i].iov_len;
         }
     }
 }
@@ -249,8 +301,8 @@ static void append(tpi_chunk *chunk, const struct iovec *pieces, size_t count) {
 static int write_pieces(tepal_transport *transport, const struct iovec *pieces, size_t count, uint64_t length);
 
 /* Write what fits a cork, which has been checked. */
-static int write_corked(tepal_transport *transport, const struct iovec *pieces, size_t count, uint32_t limit) {
-    if (transport->cork == NULL) {
+static int write_corked(tepal_transport *transport, const struct iovec *pieces, size_t count, size_t limit) {
+    if (cork_of(transport) == NULL) {
         int code = cork(transport);
         if (code < 0) {
             return code;
@@ -272,7 +324,7 @@ static int write_corked(tepal_transport *transport, const struct iovec *pieces, 
 
 /* Write more than a cork holds: it leaves at once, behind what was written before. */
 static void write_through(tepal_transport *transport, const struct iovec *pieces, size_t count) {
-    if (transport->cork == NULL) {
+    if (cork_of(transport) == NULL) {
         hand_down(transport, pieces, count);
         return;
     }
@@ -288,7 +340,7 @@ static int write_checked(tepal_transport *transport, const struct iovec *pieces,
     if (length == 0) {
         return 0;
     }
-    uint32_t limit = cork_limit(transport);
+    size_t limit = cork_limit(transport);
     if (tpi_transport_corked(transport) + length <= limit) {
         return write_corked(transport, pieces, count, limit);
     }
@@ -306,28 +358,30 @@ static __attribute__((noinline)) int write_in_general(tepal_transport *transport
     return write_pieces(transport, &piece, 1, length);
 }
 
-int tepal_transport_write(tepal_transport *transport, const void *data, size_t length) {
-    tpi_chunk *chunk = transport->cork;
-    if (chunk != NULL) {
-        if (__builtin_expect(length - 1 >= chunk->limit || chunk->used + length > chunk->limit, 0)) {
-            return write_in_general(transport, data, length);
-        }
-        memcpy(chunk->bytes + chunk->used, data, length);
-        chunk->used += (uint32_t)length;
-        return 0;
-    }
-    chunk = transport->loop->spare;
-    if (__builtin_expect(transport->flags & (TPI_SPECIAL | TPI_CLOSING | TPI_EOF_WANTED) || chunk == NULL ||
-                             length - 1 >= TPI_JOIN_BYTES,
-                         0)) {
+/* Not the first write of this callback, or something is unusual. */
+static __attribute__((noinline)) int write_more(tepal_transport *transport, const void *data, size_t length) {
+    const bool is_alone = transport->loop->corked == transport;
+    tpi_chunk *chunk = is_alone ? transport->loop->chunk : transport->cork;
+    const size_t limit = is_alone ? TPI_JOIN_BYTES : chunk == NULL ? 0 : chunk->limit;
+    if (__builtin_expect(length - 1 >= limit || chunk->used + length > limit, 0)) {
         return write_in_general(transport, data, length);
     }
-    chunk->transport = transport;
-    chunk->used = (uint32_t)length;
-    chunk->limit = TPI_JOIN_BYTES;
-    transport->cork = chunk;
-    transport->loop->spare = NULL;
-    transport->loop->corked = chunk;
+    uint8_t *end = chunk->bytes + chunk->used;
+    chunk->used += length;
+    memcpy(end, data, length);
+    return 0;
+}
+
+int tepal_transport_write(tepal_transport *transport, const void *data, size_t length) {
+    tepal_loop *loop = transport->loop;
+    if (__builtin_expect(loop->corked != NULL || transport->flags & (TPI_SPECIAL | TPI_CLOSING | TPI_EOF_WANTED) ||
+                             length - 1 >= TPI_JOIN_BYTES,
+                         0)) {
+        return write_more(transport, data, length);
+    }
+    tpi_chunk *chunk = loop->chunk;
+    loop->corked = transport;
+    chunk->used = length;
     memcpy(chunk->bytes, data, length);
     return 0;
 }

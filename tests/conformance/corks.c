@@ -77,3 +77,30 @@ SCRIPT_TEST(corks, many_pieces_that_fail_in_the_middle_are_an_error_of_the_conne
     CHECK_EQ(self.lost_code, TEPAL_EPIPE);
     script_close(&self);
 }
+
+/* One alone, then another, then both again until what is corked has to make room: in which order each was written is kept. */
+static void write_in_turns(void *argument) {
+    script *both = argument;
+
+    script_write(&both[0], 10);
+    script_write(&both[0], 20);
+    for (int i = 0; i < 4; i++) {
+        script_write(&both[1], 5000);
+        script_write(&both[0], 5000);
+    }
+}
+
+SCRIPT_TEST(corks, one_that_wrote_alone_goes_on_when_another_has_written) {
+    script both[2] = {{.loop = NULL}, {.loop = NULL}};
+
+    script_open(&both[0], SCRIPT_UNIX);
+    both[1].loop = tepal_loop_ref(both[0].loop);
+    script_open(&both[1], SCRIPT_UNIX);
+    for (int round = 1; round <= 3; round++) {
+        CHECK_OK(tepal_loop_call_soon(both[0].loop, write_in_turns, both, NULL));
+        script_take_until(&both[0], (uint64_t)round * 20030);
+        script_take_until(&both[1], (uint64_t)round * 20000);
+    }
+    script_close(&both[0]);
+    script_close(&both[1]);
+}
