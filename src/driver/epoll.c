@@ -52,8 +52,7 @@ static void take_out(tpi_readiness *readiness, int fd) {
 
 static int wait_milliseconds(tpi_epoll *epoll, int64_t timeout_ns) {
     int64_t milliseconds = timeout_ns / 1000000 + (timeout_ns % 1000000 != 0); /* late rather than early */
-    int limit = timeout_ns < 0 ? -1 : milliseconds > INT_MAX ? INT_MAX : (int)milliseconds;
-    return epoll_wait(epoll->epoll_fd, epoll->events, BATCH, limit);
+    return epoll_wait(epoll->epoll_fd, epoll->events, BATCH, milliseconds > INT_MAX ? INT_MAX : (int)milliseconds);
 }
 
 static int wait_for_events(tpi_readiness *readiness, int64_t timeout_ns) {
@@ -63,7 +62,9 @@ static int wait_for_events(tpi_readiness *readiness, int64_t timeout_ns) {
     }
     epoll->next = epoll->end = epoll->events;
     int count;
-    if (timeout_ns <= 0 || epoll->whole_milliseconds) {
+    if (timeout_ns <= 0) {
+        count = epoll_wait(epoll->epoll_fd, epoll->events, BATCH, timeout_ns < 0 ? -1 : 0);
+    } else if (epoll->whole_milliseconds) {
         count = wait_milliseconds(epoll, timeout_ns);
     } else {
         struct timespec limit = {.tv_sec = timeout_ns / 1000000000, .tv_nsec = timeout_ns % 1000000000};

@@ -259,13 +259,8 @@ static void deliver_what_is_left(tpi_readiness *readiness, tpi_object *object) {
     }
 }
 
-bool tpi_readiness_dispatch(tpi_driver *driver) {
-    tpi_readiness *readiness = (tpi_readiness *)driver;
-    tpi_object *end = readiness->first == NULL ? NULL : readiness->last;
-    readiness->dispatches++;
-    readiness->poller->deliver(readiness);
-    /* Only what was left before this dispatch: what it adds waits for the next one, so nobody can keep us here. */
-    while (end != NULL && !driver->interrupted) {
+static __attribute__((noinline)) void deliver_list(tpi_readiness *readiness, const tpi_object *end) {
+    while (end != NULL && !readiness->driver.interrupted) {
         tpi_object *object = readiness->first;
         readiness->first = object->next;
         if (object == end) {
@@ -273,10 +268,23 @@ bool tpi_readiness_dispatch(tpi_driver *driver) {
         }
         deliver_what_is_left(readiness, object);
     }
-    if (tpi_offload_has_done(&readiness->offload) && !driver->interrupted) {
-        tpi_offload_dispatch(&readiness->offload);
+}
+
+bool tpi_readiness_dispatch(tpi_driver *driver) {
+    tpi_readiness *readiness = (tpi_readiness *)driver;
+    const tpi_object *end = readiness->first == NULL ? NULL : readiness->last;
+    readiness->dispatches++;
+    readiness->poller->deliver(readiness);
+    if (end != NULL) {
+        /* Only what was left before this dispatch: what it adds waits for the next one, so nobody can keep us here. */
+        deliver_list(readiness, end);
     }
-    driver->backlog = readiness->first != NULL || tpi_offload_has_done(&readiness->offload) || driver->interrupted;
+    bool has_done = tpi_offload_has_done(&readiness->offload);
+    if (has_done && !driver->interrupted) {
+        tpi_offload_dispatch(&readiness->offload);
+        has_done = tpi_offload_has_done(&readiness->offload);
+    }
+    driver->backlog = readiness->first != NULL || has_done || driver->interrupted;
     return driver->backlog;
 }
 

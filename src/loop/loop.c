@@ -242,10 +242,16 @@ static bool has_work(const tepal_loop *loop) {
            atomic_load(&loop->driver->done_jobs) != NULL;
 }
 
-/* Announce to who posts from elsewhere that we may be about to sleep, or take it back. */
-static void set_sleeping(tepal_loop *loop, bool sleeping) {
-    atomic_store(&loop->driver->sleeping, sleeping);
-    atomic_store(&loop->posts.sleeping, sleeping);
+/* Announce to who posts from elsewhere that we may be about to sleep: in order before what is looked at after this. */
+static void announce_sleep(tepal_loop *loop) {
+    atomic_store(&loop->driver->sleeping, true);
+    atomic_store(&loop->posts.sleeping, true);
+}
+
+/* Take it back. Who does not see that yet makes one wake-up too many. */
+static void take_back_sleep(tepal_loop *loop) {
+    atomic_store_explicit(&loop->driver->sleeping, false, memory_order_relaxed);
+    atomic_store_explicit(&loop->posts.sleeping, false, memory_order_relaxed);
 }
 
 /* How long the loop may sleep: at most limit_ns; negative: for ever. */
@@ -253,7 +259,7 @@ static int64_t timeout(tepal_loop *loop, int64_t limit_ns) {
     if (limit_ns == 0 || has_work(loop)) {
         return 0;
     }
-    int64_t next_ns = tpi_timers_next(&loop->timers);
+    int64_t next_ns = loop->timers.count == 0 ? INT64_MAX : tpi_timers_next(&loop->timers);
     if (next_ns == INT64_MAX) {
         return limit_ns;
     }
@@ -274,10 +280,10 @@ static int64_t limit_for_posts(const tepal_loop *loop, int64_t limit_ns) {
 /* A wait that may block: announced to who posts from elsewhere, with the hooks around it. */
 static int sleep_for(tepal_loop *loop, int64_t timeout_ns) {
     tpi_driver *driver = loop->driver;
-    set_sleeping(loop, true);
+    announce_sleep(loop);
     timeout_ns = limit_for_posts(loop, timeout_ns);
     if (has_work(loop)) { /* it came before anybody could see that we sleep */
-        set_sleeping(loop, false);
+        take_back_sleep(loop);
         return driver->ops->wait(driver, 0);
     }
     loop->stats.waits++;
@@ -288,7 +294,7 @@ static int sleep_for(tepal_loop *loop, int64_t timeout_ns) {
             code = loop->hooks.after_wait(loop->hooks.argument, code);
         }
     }
-    set_sleeping(loop, false);
+    take_back_sleep(loop);
     return code < 0 ? code : 0;
 }
 
@@ -300,10 +306,7 @@ static void find_due_timers(tepal_loop *loop) {
     }
 }
 
-static void run_timers(tepal_loop *loop) {
-    if (loop->timers.count == 0) {
-        return;
-    }
+static __attribute__((noinline)) void run_timers(tepal_loop *loop) {
     tepal_timer *timer;
     while (!loop->interrupted && (timer = tpi_timers_pop(&loop->timers)) != NULL) {
         int64_t began = 0;
@@ -346,13 +349,13 @@ static int turn(tepal_loop *loop, int64_t limit_ns) {
     if (__builtin_expect(atomic_load_explicit(&loop->signals_pending, memory_order_relaxed) != 0, 0)) {
         tpi_signals_dispatch(loop);
     }
-    if (!loop->interrupted) {
+    if (!loop->interrupted && (tpi_ready_any(loop) || tpi_posts_any(&loop->posts))) {
         tpi_ready_run(loop);
     }
     if (!loop->interrupted) {
         (void)driver->ops->dispatch(driver);
     }
-    if (!loop->interrupted) {
+    if (!loop->interrupted && loop->timers.count > 0) {
         run_timers(loop);
     }
     return loop->interrupted ? loop->interrupt_code : 0;
@@ -378,7 +381,7 @@ static int enter(tepal_loop *loop) {
     }
     loop->interrupted = false;
     loop->driver->interrupted = false;
-    set_sleeping(loop, false); /* prepare() may have set it */
+    take_back_sleep(loop); /* prepare() may have set it */
     return 0;
 }
 
@@ -426,7 +429,7 @@ int tepal_loop_prepare(tepal_loop *loop, int64_t *timeout_ns) {
     }
     tpi_loop_flush(loop);
     loop->driver->ops->flush(loop->driver);
-    set_sleeping(loop, true); /* the foreign loop's wait is ours: who posts must wake it */
+    announce_sleep(loop); /* the foreign loop's wait is ours: who posts must wake it */
     *timeout_ns = timeout(loop, limit_for_posts(loop, -1));
     return 0;
 }
