@@ -206,15 +206,11 @@ static int create(tpi_driver **driver, const tpi_driver_options *options) {
                                                                : BUFFER_BYTES;
     uring->headers = tpi_alloc_zero(options->realloc, uring->entries * sizeof *uring->headers);
     uring->wake_fd = uring->headers == NULL ? TEPAL_ENOMEM : tpi_wake_open();
-    int code = uring->wake_fd < 0 ? uring->wake_fd : tpi_uring_reserve(uring, uring->wake_fd);
-    if (code == 0) {
-        code = tpi_uring_open_ring(uring);
-    }
+    int code = uring->wake_fd < 0 ? uring->wake_fd : tpi_uring_open_ring(uring);
     if (code < 0) {
         if (uring->wake_fd >= 0) {
             close(uring->wake_fd);
         }
-        tpi_free(options->realloc, uring->slots);
         tpi_free(options->realloc, uring->headers);
         tpi_free(options->realloc, uring);
         return code;
@@ -301,10 +297,6 @@ static void wake(tpi_driver *driver) {
     tpi_wake_send(((tpi_uring *)driver)->wake_fd);
 }
 
-static int poll_fd(tpi_driver *driver) {
-    return ((tpi_uring *)driver)->ring.ring_fd;
-}
-
 static void each(tpi_driver *driver, void (*visit)(tpi_object *object, void *argument), void *argument) {
     tpi_uring *uring = (tpi_uring *)driver;
     for (uint32_t fd = 0; fd < uring->slot_count; fd++) {
@@ -342,6 +334,6 @@ const tpi_driver_ops tpi_uring_driver = {
     .wait = tpi_uring_wait,
     .dispatch = dispatch,
     .wake = wake,
-    .poll_fd = poll_fd,
+    .poll_fd = tpi_uring_poll_fd,
     .each = each,
 };

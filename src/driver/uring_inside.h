@@ -60,6 +60,7 @@ struct tpi_uring {
     uint32_t entries;      /* of the submission queue */
     uint32_t head;         /* of the completion queue: the next one to be delivered */
     bool is_enabled;       /* a thread has it */
+    bool is_foreign;       /* a foreign loop waits on its descriptor */
     bool is_registered;    /* the ring's descriptor is registered with that thread */
     bool is_past;          /* what is delivered is of an earlier ring, whose buffers are not given back */
     bool must_poll_wake;   /* the kernel has stopped to report wake-ups */
@@ -101,6 +102,7 @@ enum {
     TPI_ENDS_RECEIVE = 1 << 19, /* while rings are exchanged: the old one has ended it */
     TPI_ENDS_SEND = 1 << 20,
     TPI_ENDS_CONNECT = 1 << 21,
+    TPI_DROPPED = 1 << 22, /* bytes received were dropped by close(): the peer is to learn that */
     TPI_FAILURE_SHIFT = 24
 };
 #define TPI_FAILURE (UINT32_C(0xff) << TPI_FAILURE_SHIFT)
@@ -133,6 +135,7 @@ void tpi_uring_publish_buffers(tpi_uring *uring);
 int tpi_uring_wait(tpi_driver *driver, int64_t timeout_ns);
 void tpi_uring_flush(tpi_driver *driver);
 void tpi_uring_leave(tpi_driver *driver);
+int tpi_uring_poll_fd(tpi_driver *driver);
 
 /* uring.c */
 

@@ -14,9 +14,13 @@
 #define COMPLETIONS_PER_ENTRY 16 /* so that receives of many connections, which are not submitted, have room */
 #define WAITS_TO_REGISTER 8      /* a run that waits as often is worth two calls more */
 
-/* Submit and complete in the thread that runs the loop, and only when it enters the kernel; tell when there is a need. */
-static const unsigned ring_flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG |
-                                   IORING_SETUP_R_DISABLED | IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP;
+/*
+ * Submit and complete in the thread that runs the loop, and only when it enters the ring; tell when there is a need. Not
+ * where a foreign loop waits on the ring's descriptor: what has to be completed by entering does not make it readable.
+ */
+static const unsigned own_flags = IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG;
+static const unsigned common_flags =
+    IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_R_DISABLED | IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP;
 
 static void *map(size_t length) {
     void *memory = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -84,7 +88,8 @@ static int check_enter(struct io_uring *ring) {
 }
 
 int tpi_uring_open_ring(tpi_uring *uring) {
-    struct io_uring_params parameters = {.flags = ring_flags, .cq_entries = uring->entries * COMPLETIONS_PER_ENTRY};
+    struct io_uring_params parameters = {.flags = common_flags | (uring->is_foreign ? 0 : own_flags),
+                                         .cq_entries = uring->entries * COMPLETIONS_PER_ENTRY};
     int status = io_uring_queue_init_params(uring->entries, &uring->ring, &parameters);
     if (status < 0) {
         return TEPAL_SYSTEM(-status);
@@ -101,7 +106,7 @@ int tpi_uring_open_ring(tpi_uring *uring) {
     }
     uring->head = 0;
     uring->driver.queued_since = 0;
-    uring->is_enabled = uring->is_registered = false;
+    uring->is_enabled = uring->is_registered = uring->is_polling = false;
     uring->waits = 0;
     return 0;
 }
@@ -169,6 +174,9 @@ bool tpi_uring_poll_wake(tpi_uring *uring) {
 static int keep_past(tpi_uring *uring, tpi_uring_past **past) {
     const struct io_uring_cq *queue = &uring->ring.cq;
     uint32_t count = io_uring_smp_load_acquire(queue->ktail) - uring->head;
+    if (count == 0) {
+        return 0;
+    }
     tpi_uring_past *kept = uring->driver.realloc(NULL, sizeof *kept + count * sizeof kept->completions[0]);
     if (kept == NULL) {
         return TEPAL_ENOMEM;
@@ -209,10 +217,10 @@ static void ask_again(tpi_uring *uring, const tpi_uring_past *past) {
     }
 }
 
-/* The new ring takes the old one's number, for who waits on it, and the old one goes. Returns the number left over. */
+/* The new ring takes the old one's number, for who waits on it. Returns the one that is left over. */
 static int take_number(tpi_uring *uring, int number) {
     struct io_uring *ring = &uring->ring;
-    int other = ring->ring_fd;
+    const int other = ring->ring_fd;
     if (dup3(other, number, O_CLOEXEC) < 0) {
         return number;
     }
@@ -237,22 +245,38 @@ static int renew(tpi_uring *uring) {
     }
     struct io_uring gone = old.ring;
     gone.ring_fd = take_number(uring, old.ring.ring_fd);
-    io_uring_queue_exit(&gone);
+    io_uring_queue_exit(&gone); /* what it had under way ends with it */
     munmap(old.buffer_ring, buffer_ring_length(uring));
-    append_past(uring, past);
+    if (past == NULL) {
+        munmap(old.buffers, buffers_length(uring));
+    } else {
+        append_past(uring, past);
+    }
     ask_again(uring, past);
     return 0;
 }
 
+int tpi_uring_poll_fd(tpi_driver *driver) {
+    tpi_uring *uring = (tpi_uring *)driver;
+    if (!uring->is_foreign) {
+        uring->is_foreign = true;
+        int code = renew(uring);
+        if (code < 0) {
+            uring->is_foreign = false;
+            return code;
+        }
+    }
+    return uring->ring.ring_fd;
+}
+
 int tpi_uring_renew_in_child(tpi_uring *uring) {
-    int number = uring->ring.ring_fd;
     const struct io_uring old = uring->ring;
     int code = tpi_uring_open_ring(uring);
     if (code < 0) {
         uring->ring = old; /* abandon() is to find its number */
         return code;
     }
-    close(take_number(uring, number));
+    close(take_number(uring, old.ring_fd));
     while (uring->past != NULL) { /* its buffers are not here */
         tpi_uring_past *next = uring->past->next;
         tpi_free(uring->driver.realloc, uring->past);
@@ -329,6 +353,7 @@ void tpi_uring_flush(tpi_driver *driver) {
     tpi_uring *uring = (tpi_uring *)driver;
     if (io_uring_sq_ready(&uring->ring) > 0) {
         (void)enter(uring, 0);
+        driver->backlog |= io_uring_cq_ready(&uring->ring) > 0;
     }
 }
 

@@ -105,6 +105,9 @@ void tpi_uring_wind_up(tpi_uring *uring, tpi_object *object) {
     slot->generation = (slot->generation + 1) & TPI_URING_GENERATIONS;
     object->sending = NULL;
     if (object->bits & TPI_CLOSING) {
+        if (object->bits & TPI_DROPPED) { /* as the kernel does where input is unread */
+            (void)tpi_system_set(&uring->driver, object, TPI_OPTION_RESET_ON_CLOSE, 1);
+        }
         close(object->fd);
         object->fd = -1;
     }
@@ -120,7 +123,10 @@ static void end(tpi_uring *uring, tpi_object *object, uint32_t how) {
 
 void tpi_uring_close(tpi_driver *driver, tpi_object *object) {
     tpi_uring *uring = (tpi_uring *)driver;
-    tpi_uring_free_held(uring, object);
+    if (object->bits & TPI_HOLDING) {
+        tpi_uring_free_held(uring, object);
+        object->bits |= TPI_DROPPED;
+    }
     object->kind = 0;
     end(uring, object, TPI_CLOSING);
 }
@@ -259,6 +265,21 @@ void tpi_uring_accepted(tpi_uring *uring, tpi_object *object, int result, uint32
 
 /* Questions */
 
+/* Bytes that the kernel has received for an object, whose completion is not delivered yet. */
+static size_t count_undelivered(const tpi_uring *uring, const tpi_object *object) {
+    const struct io_uring_cq *queue = &uring->ring.cq;
+    const uint64_t tag = tpi_uring_tag(uring, object->fd, TPI_URING_RECEIVE);
+    const uint32_t tail = io_uring_smp_load_acquire(queue->ktail);
+    size_t count = 0;
+    for (uint32_t at = uring->head; at != tail; at++) {
+        const struct io_uring_cqe *completion = &queue->cqes[at & queue->ring_mask];
+        if (completion->user_data == tag && completion->res > 0 && completion->flags & IORING_CQE_F_BUFFER) {
+            count += (size_t)completion->res;
+        }
+    }
+    return count;
+}
+
 /* A completion that is not delivered yet may be the answer. */
 static int find_sent(const tpi_uring *uring, const tpi_object *object, int64_t *answer) {
     const struct io_uring_cq *queue = &uring->ring.cq;
@@ -279,6 +300,9 @@ int tpi_uring_query(tpi_driver *driver, const tpi_object *object, tpi_query what
     if (what == TPI_QUERY_SENT) {
         return find_sent(uring, object, answer);
     }
-    size_t held = object->bits & TPI_HOLDING ? tpi_uring_count_held(uring, object) : 0;
+    size_t held = 0;
+    if (what == TPI_QUERY_UNREAD) {
+        held = tpi_uring_count_held(uring, object) + count_undelivered(uring, object);
+    }
     return tpi_system_query(object, what, held, answer);
 }

@@ -22,11 +22,16 @@ static uint32_t due_failure(int error) {
     return (uint32_t)error << TPI_FAILURE_SHIFT & TPI_FAILURE;
 }
 
+/* Whether nothing that comes is of use any more: bytes were lost, or the end has been told. */
+static bool is_broken(const tpi_object *object) {
+    return object->bits & TPI_AT_EOF || (object->bits & TPI_FAILURE && !(object->bits & TPI_SEND_FAILED));
+}
+
 /* Bytes held */
 
 static void hold(tpi_uring *uring, tpi_object *object, const uint8_t *data, size_t length) {
-    if (object->bits & TPI_FAILURE) {
-        return; /* the stream has a hole already */
+    if (is_broken(object)) {
+        return;
     }
     tpi_parcel *parcel = uring->driver.realloc(NULL, sizeof *parcel + length);
     if (parcel == NULL) {
@@ -78,10 +83,19 @@ void tpi_uring_copy_held(const tpi_uring *uring, const tpi_object *object, uint8
 
 /* Whether what comes may be delivered. */
 static bool is_open(const tpi_object *object) {
-    return (object->bits & (TPI_WANTS | TPI_HOLDING | TPI_CLOSING | TPI_RELEASING)) == TPI_WANTS;
+    return (object->bits & (TPI_WANTS | TPI_HOLDING | TPI_CLOSING | TPI_RELEASING)) == TPI_WANTS && !is_broken(object);
 }
 
 static void begin_receiving(tpi_uring *uring, tpi_object *object) {
+    const uint64_t tag = tpi_uring_tag(uring, object->fd, TPI_URING_RECEIVE);
+    if (object->borrowed) { /* nothing may be taken from it that is not asked for now */
+        if (tpi_uring_poll(uring, object->fd, POLLIN, tag)) {
+            object->bits |= TPI_RECEIVING;
+        } else {
+            tpi_uring_list(uring, object);
+        }
+        return;
+    }
     struct io_uring_sqe *place = tpi_uring_place(uring);
     if (place == NULL) {
         tpi_uring_list(uring, object);
@@ -89,7 +103,7 @@ static void begin_receiving(tpi_uring *uring, tpi_object *object) {
     }
     io_uring_prep_recv_multishot(place, object->fd, NULL, 0, 0);
     place->flags |= IOSQE_BUFFER_SELECT;
-    place->user_data = tpi_uring_tag(uring, object->fd, TPI_URING_RECEIVE);
+    place->user_data = tag;
     object->bits |= TPI_RECEIVING;
 }
 
@@ -104,7 +118,7 @@ static void end_receiving(tpi_uring *uring, tpi_object *object) {
 /* The peer's EOF, or a failure, is next. */
 static void tell_end(tpi_object *object) {
     const int error = (int)(object->bits >> TPI_FAILURE_SHIFT);
-    object->bits &= ~(uint32_t)(TPI_WANTS | TPI_EOF_DUE | TPI_FAILURE);
+    object->bits &= ~(uint32_t)(TPI_WANTS | TPI_EOF_DUE | TPI_FAILURE | TPI_SEND_FAILED | TPI_SEND_WAITED);
     object->bits |= TPI_AT_EOF;
     if (error != 0) {
         object->up->error(object, TEPAL_SYSTEM(error));
@@ -145,7 +159,9 @@ static size_t give(tpi_object *object, const uint8_t *data, size_t length) {
 /* Unless the object is being closed, which drops them. */
 static __attribute__((noinline)) void keep_rest(tpi_uring *uring, tpi_object *object, const uint8_t *data,
                                                 size_t length) {
-    if (!(object->bits & TPI_CLOSING)) {
+    if (object->bits & TPI_CLOSING) {
+        object->bits |= TPI_DROPPED;
+    } else {
         hold(uring, object, data, length);
         if (object->bits & TPI_WANTS) {
             tpi_uring_list(uring, object); /* stopped, and started again, in the same upcall */
@@ -171,7 +187,7 @@ static void go_on(tpi_uring *uring, tpi_object *object) {
         if ((bits & (TPI_HOLDING | TPI_RECEIVING | TPI_CANCELING)) == (TPI_HOLDING | TPI_RECEIVING)) {
             end_receiving(uring, object);
         }
-    } else if (bits & (TPI_EOF_DUE | TPI_FAILURE) && !(bits & TPI_RECEIVING)) {
+    } else if (bits & TPI_EOF_DUE || (bits & TPI_FAILURE && (is_broken(object) || !(bits & TPI_RECEIVING)))) {
         tell_end(object);
     } else if (!(bits & TPI_RECEIVING)) {
         begin_receiving(uring, object);
@@ -196,6 +212,19 @@ static void note_end(tpi_object *object, int result) {
     }
 }
 
+/* The kernel has something of a borrowed descriptor. */
+static void receive_borrowed(tpi_uring *uring, tpi_object *object) {
+    uint8_t bytes[4096];
+    if (is_open(object)) {
+        const ssize_t count = recv(object->fd, bytes, sizeof bytes, 0);
+        if (count > 0) {
+            deliver(uring, object, bytes, (size_t)count);
+        } else {
+            note_end(object, count == 0 ? 0 : -errno);
+        }
+    }
+}
+
 static __attribute__((noinline)) void received_in_general(tpi_uring *uring, tpi_object *object, int result,
                                                           uint32_t flags) {
     const uint8_t *buffers = uring->is_past ? uring->past->buffers : uring->buffers;
@@ -203,7 +232,9 @@ static __attribute__((noinline)) void received_in_general(tpi_uring *uring, tpi_
     if (!(flags & IORING_CQE_F_MORE)) {
         object->bits &= ~(uint32_t)(TPI_RECEIVING | TPI_CANCELING);
     }
-    if (result > 0) {
+    if (result > 0 && object->borrowed) {
+        receive_borrowed(uring, object);
+    } else if (result > 0) {
         deliver(uring, object, buffers + (size_t)buffer * uring->buffer_bytes, (size_t)result);
     } else {
         note_end(object, result);
@@ -219,7 +250,7 @@ static __attribute__((noinline)) void received_in_general(tpi_uring *uring, tpi_
 }
 
 void tpi_uring_received(tpi_uring *uring, tpi_object *object, int result, uint32_t flags) {
-    const uint32_t unusual = TPI_HOLDING | TPI_CLOSING | TPI_RELEASING | TPI_CANCELING | TPI_SEND_FAILED;
+    const uint32_t unusual = TPI_HOLDING | TPI_CLOSING | TPI_RELEASING | TPI_CANCELING | TPI_FAILURE;
     const uint32_t both = IORING_CQE_F_BUFFER | IORING_CQE_F_MORE;
     if (__builtin_expect((object->bits & (TPI_WANTS | unusual)) != TPI_WANTS || (flags & both) != both ||
                              object->direct || uring->is_past,

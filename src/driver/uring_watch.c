@@ -13,11 +13,6 @@ static int make_inner(tpi_uring *uring) {
     if (code < 0) {
         return code;
     }
-    code = tpi_uring_reserve(uring, inner->ops->poll_fd(inner));
-    if (code < 0) {
-        inner->ops->destroy(inner);
-        return code;
-    }
     uring->driver.inner = inner;
     return 0;
 }

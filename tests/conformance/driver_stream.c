@@ -114,8 +114,9 @@ TEST_DRIVERS(driver_stream, a_busy_peer_leaves_others_their_turn) {
     /* Its rest waits for the next turn. */
     memset(busy.log, 0, sizeof busy.log);
     write_numbers(busy_peer, busy.received, 20 * BYTES);
-    CHECK(driver_turn(driver, -1));
-    if (!driver->completes) { /* else the kernel has received, and what it delivers nobody else waits for */
+    const bool more = driver_turn(driver, -1);
+    if (strcmp(test_driver(), "uring") != 0) { /* the kernel has received already, and nobody waits for what it gives */
+        CHECK(more);
         CHECK_LE(strlen(busy.log), BUDGET);
     }
     driver_settle(driver);

@@ -298,7 +298,9 @@ SCRIPT_TEST(flow_reading, reads_are_no_longer_and_no_more_a_turn_than_the_loop_w
     while (self.received < 50000) {
         const uint64_t before = self.received;
         CHECK_OK(tepal_loop_step(self.loop, -1));
-        CHECK_LE(self.received - before, 2 * 4096);
+        if (strcmp(test_driver(), "uring") != 0) { /* the kernel has received already, with the buffers it was lent */
+            CHECK_LE(self.received - before, 2 * 4096);
+        }
     }
     script_close(&self);
 }
