@@ -73,6 +73,9 @@ static __attribute__((noinline)) void deliver_own(tpi_uring *uring, tpi_uring_op
     } else if (operation == TPI_URING_WATCHES && !uring->is_past) {
         uring->is_polling = false;
         tpi_uring_watches_ready(uring);
+    } else if (operation == TPI_URING_ROOM && !uring->is_past) {
+        uring->is_polling_room = false;
+        tpi_uring_room_ready(uring);
     }
 }
 
@@ -82,9 +85,8 @@ static inline void deliver(tpi_uring *uring, uint64_t tag, int result, uint32_t 
         deliver_own(uring, operation, flags);
         return;
     }
-    const tpi_uring_slot *slot = &uring->slots[(uint32_t)tag];
-    tpi_object *object = slot->object;
-    if (__builtin_expect(object == NULL || ((tag >> 32 ^ slot->generation) & TPI_URING_GENERATIONS) != 0, 0)) {
+    tpi_object *object = tpi_uring_object(uring, tag);
+    if (__builtin_expect(object == NULL, 0)) {
         deliver_stale(uring, operation, result, flags);
     } else if (operation == TPI_URING_RECEIVE) {
         tpi_uring_received(uring, object, result, flags);
@@ -126,7 +128,7 @@ static void deliver_completions(tpi_uring *uring) {
 
 static bool has_left(const tpi_uring *uring) {
     return uring->first != NULL || uring->past != NULL || tpi_offload_has_done(&uring->offload) ||
-           uring->driver.interrupted || uring->has_watches_left || uring->must_poll_wake ||
+           uring->driver.interrupted || uring->has_watches_left || uring->has_room_left || uring->must_poll_wake ||
            io_uring_smp_load_acquire(uring->ring.cq.ktail) != uring->head;
 }
 
@@ -139,6 +141,9 @@ static bool dispatch(tpi_driver *driver) {
     }
     if (__builtin_expect(uring->has_watches_left && !driver->interrupted, 0)) {
         tpi_uring_watches_ready(uring);
+    }
+    if (__builtin_expect(uring->has_room_left, 0)) {
+        tpi_uring_room_ready(uring);
     }
     if (__builtin_expect(uring->must_poll_wake, 0)) {
         uring->must_poll_wake = !tpi_uring_poll_wake(uring);
@@ -174,9 +179,9 @@ void tpi_uring_note_end(tpi_uring *uring, const struct io_uring_cqe *completion)
     if (operation < TPI_URING_RECEIVE || operation > TPI_URING_ACCEPT || completion->flags & IORING_CQE_F_MORE) {
         return;
     }
-    const tpi_uring_slot *slot = &uring->slots[(uint32_t)tag];
-    if (slot->object != NULL && ((tag >> 32 ^ slot->generation) & TPI_URING_GENERATIONS) == 0) {
-        slot->object->bits |= ends[operation];
+    tpi_object *object = tpi_uring_object(uring, tag);
+    if (object != NULL) {
+        object->bits |= ends[operation];
     }
 }
 
@@ -184,7 +189,7 @@ void tpi_uring_ask_again(tpi_uring *uring, tpi_object *object) {
     const uint32_t bits = object->bits;
     const uint32_t going = (bits & TPI_ENDS_RECEIVE ? 0 : TPI_RECEIVING | TPI_CANCELING) |
                            (bits & TPI_ENDS_SEND ? 0 : TPI_SENDING | TPI_CANCEL_SEND) |
-                           (bits & TPI_ENDS_CONNECT ? 0 : TPI_CONNECTING);
+                           (bits & TPI_ENDS_CONNECT ? 0 : TPI_CONNECTING) | TPI_BLOCKED;
     object->bits &= ~(uint32_t)(going | TPI_ENDS_RECEIVE | TPI_ENDS_SEND | TPI_ENDS_CONNECT);
     tpi_uring_list(uring, object); /* which begins what is wanted and not under way */
 }
@@ -199,6 +204,7 @@ static int create(tpi_driver **driver, const tpi_driver_options *options) {
     uring->driver.ops = &tpi_uring_driver;
     uring->driver.realloc = options->realloc;
     uring->driver.completes = true;
+    uring->room_fd = -1;
     uring->entries = options->ring_entries == 0 ? ENTRIES : options->ring_entries;
     uring->buffer_count = options->ring_buffers == 0 ? BUFFERS : options->ring_buffers;
     uring->buffer_bytes = options->ring_buffer_bytes != 0      ? options->ring_buffer_bytes
@@ -225,6 +231,7 @@ static int create(tpi_driver **driver, const tpi_driver_options *options) {
 static void free_memory(tpi_uring *uring) {
     tpi_realloc allocate = uring->driver.realloc;
     close(uring->wake_fd);
+    tpi_uring_close_room(uring);
     tpi_free(allocate, uring->slots);
     tpi_free(allocate, uring->headers);
     tpi_free(allocate, uring);
@@ -286,6 +293,10 @@ static void abandon(tpi_driver *driver) {
 static int after_fork(tpi_driver *driver) {
     tpi_uring *uring = (tpi_uring *)driver;
     tpi_offload_after_fork(&uring->offload);
+    tpi_uring_close_room(uring); /* the parent's, too */
+    for (uint32_t fd = 0; fd < uring->slot_count; fd++) {
+        uring->slots[fd].is_in_room = false;
+    }
     int code = tpi_wake_renew(uring->wake_fd);
     if (code == 0 && driver->inner != NULL) {
         code = driver->inner->ops->after_fork(driver->inner);

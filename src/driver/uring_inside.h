@@ -6,6 +6,7 @@
  *   uring_ring.c     the ring and its buffers: made, left by a thread, made anew for another one or in a child
  *   uring_stream.c   receiving, sending, connecting; bytes held for a paused reader
  *   uring_socket.c   opening, closing and releasing, accepting
+ *   uring_room.c     waiting until a full socket has room
  *   uring_watch.c    foreign descriptors
  */
 #ifndef TPI_URING_INSIDE_H
@@ -30,7 +31,8 @@ typedef enum tpi_uring_operation {
     TPI_URING_CONNECT,
     TPI_URING_ACCEPT,
     TPI_URING_WAKE,
-    TPI_URING_WATCHES
+    TPI_URING_WATCHES,
+    TPI_URING_ROOM
 } tpi_uring_operation;
 
 #define TPI_URING_GENERATIONS 0xffffffu
@@ -40,6 +42,7 @@ typedef struct tpi_uring_slot {
     tpi_object *object; /* NULL: none */
     tpi_parcel *held;   /* bytes received and not delivered, oldest first */
     uint32_t generation;
+    bool is_in_room; /* registered with room_fd */
 } tpi_uring_slot;
 
 /* What an earlier ring, of another thread, had completed when it was given up. */
@@ -65,6 +68,8 @@ struct tpi_uring {
     bool is_past;          /* what is delivered is of an earlier ring, whose buffers are not given back */
     bool must_poll_wake;   /* the kernel has stopped to report wake-ups */
     bool is_polling;       /* the kernel polls the set of watched descriptors */
+    bool is_polling_room;  /* the kernel polls the set of full sockets */
+    bool has_room_left;    /* that set is to be looked at */
     bool has_watches_left; /* an interrupted dispatch left some of their events */
     uint8_t waits;         /* of this run, up to the one that registers */
     uint16_t dispatches;   /* how many there were; goes round */
@@ -73,6 +78,7 @@ struct tpi_uring {
     tpi_object *first, *last; /* objects with something left; last is undefined while first is NULL */
     struct msghdr *headers;   /* of sends that are not submitted yet, by their place in the submission queue */
     int wake_fd;
+    int room_fd;          /* an epoll(7) set of the sockets that were full once; -1: none was */
     tpi_uring_past *past; /* of earlier rings, oldest first */
     tpi_offload offload;
 };
@@ -103,12 +109,19 @@ enum {
     TPI_ENDS_SEND = 1 << 20,
     TPI_ENDS_CONNECT = 1 << 21,
     TPI_DROPPED = 1 << 22, /* bytes received were dropped by close(): the peer is to learn that */
+    TPI_BLOCKED = 1 << 23, /* the send waits for room */
     TPI_FAILURE_SHIFT = 24
 };
 #define TPI_FAILURE (UINT32_C(0xff) << TPI_FAILURE_SHIFT)
 
 static inline uint64_t tpi_uring_tag(const tpi_uring *uring, int fd, tpi_uring_operation operation) {
     return (uint64_t)operation << 56 | (uint64_t)uring->slots[fd].generation << 32 | (uint32_t)fd;
+}
+
+/* The object that a tag names, or NULL: it has gone. */
+static inline tpi_object *tpi_uring_object(const tpi_uring *uring, uint64_t tag) {
+    const tpi_uring_slot *slot = &uring->slots[(uint32_t)tag];
+    return ((tag >> 32 ^ slot->generation) & TPI_URING_GENERATIONS) == 0 ? slot->object : NULL;
 }
 
 /* uring_ring.c */
@@ -181,6 +194,15 @@ void tpi_uring_close(tpi_driver *driver, tpi_object *object);
 void tpi_uring_accept_start(tpi_driver *driver, tpi_object *object);
 void tpi_uring_accept_stop(tpi_driver *driver, tpi_object *object);
 int tpi_uring_query(tpi_driver *driver, const tpi_object *object, tpi_query what, void *answer);
+
+/* uring_room.c */
+
+/* Have the send of an object tried again once there is room. */
+int tpi_uring_await_room(tpi_uring *uring, tpi_object *object);
+void tpi_uring_leave_room(tpi_uring *uring, const tpi_object *object);
+void tpi_uring_room_ready(tpi_uring *uring);
+bool tpi_uring_poll_room(tpi_uring *uring);
+void tpi_uring_close_room(tpi_uring *uring);
 
 /* uring_watch.c */
 

@@ -106,7 +106,7 @@ int tpi_uring_open_ring(tpi_uring *uring) {
     }
     uring->head = 0;
     uring->driver.queued_since = 0;
-    uring->is_enabled = uring->is_registered = uring->is_polling = false;
+    uring->is_enabled = uring->is_registered = uring->is_polling = uring->is_polling_room = false;
     uring->waits = 0;
     return 0;
 }
@@ -210,6 +210,7 @@ static void ask_again(tpi_uring *uring, const tpi_uring_past *past) {
     }
     (void)tpi_uring_poll_wake(uring);
     (void)tpi_uring_poll_watches(uring);
+    (void)tpi_uring_poll_room(uring);
     for (uint32_t fd = 0; fd < uring->slot_count; fd++) {
         if (uring->slots[fd].object != NULL) {
             tpi_uring_ask_again(uring, uring->slots[fd].object);

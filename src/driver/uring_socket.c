@@ -28,7 +28,7 @@ int tpi_uring_reserve(tpi_uring *uring, int fd) {
 
 bool tpi_uring_has(const tpi_uring *uring, int fd) {
     return ((uint32_t)fd < uring->slot_count && uring->slots[fd].object != NULL) || fd == uring->wake_fd ||
-           fd == uring->ring.ring_fd ||
+           fd == uring->ring.ring_fd || fd == uring->room_fd ||
            (uring->driver.inner != NULL && fd == uring->driver.inner->ops->poll_fd(uring->driver.inner));
 }
 
@@ -100,6 +100,7 @@ void tpi_uring_wind_up(tpi_uring *uring, tpi_object *object) {
         cancel_all(uring, object);
         return;
     }
+    tpi_uring_leave_room(uring, object);
     tpi_uring_slot *slot = &uring->slots[object->fd];
     slot->object = NULL;
     slot->generation = (slot->generation + 1) & TPI_URING_GENERATIONS;
@@ -116,7 +117,7 @@ void tpi_uring_wind_up(tpi_uring *uring, tpi_object *object) {
 }
 
 static void end(tpi_uring *uring, tpi_object *object, uint32_t how) {
-    object->bits &= ~(uint32_t)(TPI_WANTS | TPI_STOPPING | TPI_DIALS | TPI_SEND_FAILED);
+    object->bits &= ~(uint32_t)(TPI_WANTS | TPI_STOPPING | TPI_DIALS | TPI_SEND_FAILED | TPI_BLOCKED);
     object->bits |= how;
     tpi_uring_wind_up(uring, object);
 }

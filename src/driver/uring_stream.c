@@ -83,7 +83,7 @@ void tpi_uring_copy_held(const tpi_uring *uring, const tpi_object *object, uint8
 
 /* Whether what comes may be delivered. */
 static bool is_open(const tpi_object *object) {
-    return (object->bits & (TPI_WANTS | TPI_HOLDING | TPI_CLOSING | TPI_RELEASING)) == TPI_WANTS && !is_broken(object);
+    return (object->bits & (TPI_WANTS | TPI_HOLDING | TPI_CLOSING | TPI_RELEASING)) == TPI_WANTS;
 }
 
 static void begin_receiving(tpi_uring *uring, tpi_object *object) {
@@ -170,7 +170,7 @@ static __attribute__((noinline)) void keep_rest(tpi_uring *uring, tpi_object *ob
 }
 
 static void deliver(tpi_uring *uring, tpi_object *object, const uint8_t *data, size_t length) {
-    const size_t used = is_open(object) ? give(object, data, length) : 0;
+    const size_t used = is_open(object) && !is_broken(object) ? give(object, data, length) : 0;
     if (__builtin_expect(used < length, 0)) {
         keep_rest(uring, object, data + used, length - used);
     }
@@ -313,7 +313,7 @@ void tpi_uring_stream_go_on(tpi_uring *uring, tpi_object *object) {
         }
         return;
     }
-    if (object->sending != NULL && !(object->bits & (TPI_SENDING | TPI_SEND_FAILED))) {
+    if (object->sending != NULL && !(object->bits & (TPI_SENDING | TPI_SEND_FAILED | TPI_BLOCKED))) {
         begin_sending(uring, object);
     }
     if (object->bits & TPI_FRESH) {
@@ -400,11 +400,11 @@ static void begin_sending(tpi_uring *uring, tpi_object *object) {
     }
     if (__builtin_expect(message->count == 1 && message->address == NULL && message->control == NULL, 1)) {
         io_uring_prep_send(place, object->fd, message->pieces->iov_base, message->pieces->iov_len,
-                           message->flags | MSG_NOSIGNAL);
+                           message->flags | MSG_NOSIGNAL | MSG_DONTWAIT);
     } else {
         struct msghdr *header = &uring->headers[place - uring->ring.sq.sqes];
         *header = header_of(message);
-        io_uring_prep_sendmsg(place, object->fd, header, (unsigned)(message->flags | MSG_NOSIGNAL));
+        io_uring_prep_sendmsg(place, object->fd, header, (unsigned)(message->flags | MSG_NOSIGNAL | MSG_DONTWAIT));
     }
     place->user_data = tpi_uring_tag(uring, object->fd, TPI_URING_SEND);
     object->bits |= TPI_SENDING;
@@ -419,8 +419,14 @@ int64_t tpi_uring_send(tpi_driver *driver, tpi_object *object, const tpi_message
 static __attribute__((noinline)) void send_ended(tpi_uring *uring, tpi_object *object, int result) {
     if (object->bits & (TPI_CLOSING | TPI_RELEASING)) {
         tpi_uring_wind_up(uring, object);
-    } else if (result == -EINTR || result == -EAGAIN || result == -ECANCELED) {
+    } else if (result == -EINTR || result == -ECANCELED) {
         begin_sending(uring, object);
+    } else if (result == -EAGAIN) {
+        const int code = tpi_uring_await_room(uring, object);
+        if (code < 0) {
+            object->sending = NULL;
+            object->up->sent(object, code);
+        }
     } else if (object->bits & TPI_WANTS && !(object->bits & TPI_FAILURE)) {
         object->bits |= TPI_SEND_FAILED | due_failure(-result); /* what came before it is delivered first */
         tpi_uring_list(uring, object);

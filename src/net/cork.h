@@ -18,7 +18,7 @@ struct tpi_chunk {
     tpi_chunk *next;            /* of the corked ones, in the order of their first write, or of the free ones */
     tepal_transport *transport; /* in the list; NULL: what was in it has been handed down or dropped already */
     size_t used;
-    size_t limit; /* in the list: up to which bytes may be added without further thought; 0: always think */
+    size_t limit;        /* in the list: up to which bytes may be added without further thought; 0: always think */
     struct iovec rest;   /* in flight: what the driver has not sent */
     tpi_message message; /* in flight: of that rest */
     uint8_t bytes[TPI_JOIN_BYTES];
