@@ -243,11 +243,7 @@ static void destroy(tpi_driver *driver) {
     if (driver->inner != NULL) {
         driver->inner->ops->destroy(driver->inner);
     }
-    while (uring->past != NULL) {
-        tpi_uring_past *next = uring->past->next;
-        tpi_uring_free_past(uring, uring->past);
-        uring->past = next;
-    }
+    tpi_uring_drop_past(uring);
     tpi_uring_close_ring(uring);
     free_memory(uring);
 }
@@ -281,11 +277,7 @@ static void abandon(tpi_driver *driver) {
             abandon_object(object);
         }
     }
-    while (uring->past != NULL) {
-        tpi_uring_past *next = uring->past->next;
-        tpi_free(driver->realloc, uring->past); /* its buffers are not here */
-        uring->past = next;
-    }
+    tpi_uring_drop_past(uring);
     tpi_uring_abandon_ring(uring);
     free_memory(uring);
 }

@@ -59,12 +59,14 @@ struct tpi_uring {
     uint8_t *buffers; /* buffer_count of buffer_bytes each, lent to the kernel for receiving */
     struct io_uring_buf_ring *buffer_ring;
     uint32_t buffer_count, buffer_bytes;
+    uint32_t leased;       /* buffers in which bytes are held */
     uint16_t buffer_tail;  /* of buffer_ring, with what is not published yet */
     uint32_t entries;      /* of the submission queue */
     uint32_t head;         /* of the completion queue: the next one to be delivered */
     bool is_enabled;       /* a thread has it */
     bool is_foreign;       /* a foreign loop waits on its descriptor */
     bool is_registered;    /* the ring's descriptor is registered with that thread */
+    bool is_leased;        /* what was held last stays in its buffer, which is not given back */
     bool is_past;          /* what is delivered is of an earlier ring, whose buffers are not given back */
     bool must_poll_wake;   /* the kernel has stopped to report wake-ups */
     bool is_polling;       /* the kernel polls the set of watched descriptors */
@@ -118,6 +120,13 @@ static inline uint64_t tpi_uring_tag(const tpi_uring *uring, int fd, tpi_uring_o
     return (uint64_t)operation << 56 | (uint64_t)uring->slots[fd].generation << 32 | (uint32_t)fd;
 }
 
+/* Before each buffer: what is noted of bytes that are held in it. */
+#define TPI_URING_HEAD 64
+
+static inline uint8_t *tpi_uring_buffer(const tpi_uring *uring, uint8_t *buffers, uint16_t buffer) {
+    return buffers + (size_t)buffer * (TPI_URING_HEAD + uring->buffer_bytes) + TPI_URING_HEAD;
+}
+
 /* The object that a tag names, or NULL: it has gone. */
 static inline tpi_object *tpi_uring_object(const tpi_uring *uring, uint64_t tag) {
     const tpi_uring_slot *slot = &uring->slots[(uint32_t)tag];
@@ -134,6 +143,7 @@ void tpi_uring_abandon_ring(tpi_uring *uring);
 /* In a forked child: a ring of its own under the old number. */
 int tpi_uring_renew_in_child(tpi_uring *uring);
 void tpi_uring_free_past(tpi_uring *uring, tpi_uring_past *past);
+void tpi_uring_drop_past(tpi_uring *uring);
 /* A place in the submission queue, submitting what fills it; NULL: the kernel takes nothing now. */
 struct io_uring_sqe *tpi_uring_place(tpi_uring *uring);
 /* Each asks the kernel for something, and returns false where it takes nothing now: to end an operation, which then completes ... */
@@ -168,6 +178,8 @@ void tpi_uring_stream_go_on(tpi_uring *uring, tpi_object *object);
 void tpi_uring_free_held(tpi_uring *uring, tpi_object *object);
 /* Bytes held of an object, together. */
 size_t tpi_uring_count_held(const tpi_uring *uring, const tpi_object *object);
+/* Bytes that are held in buffers are copied: the buffers go. */
+int tpi_uring_copy_leases(tpi_uring *uring);
 void tpi_uring_copy_held(const tpi_uring *uring, const tpi_object *object, uint8_t *bytes);
 int tpi_uring_connect(tpi_driver *driver, tpi_object *object, const tepal_address *address);
 void tpi_uring_read_start(tpi_driver *driver, tpi_object *object);

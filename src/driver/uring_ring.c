@@ -24,15 +24,11 @@ static const unsigned common_flags =
 
 static void *map(size_t length) {
     void *memory = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (memory == MAP_FAILED) {
-        return NULL;
-    }
-    (void)madvise(memory, length, MADV_DONTFORK);
-    return memory;
+    return memory == MAP_FAILED ? NULL : memory;
 }
 
 static size_t buffers_length(const tpi_uring *uring) {
-    return (size_t)uring->buffer_count * uring->buffer_bytes;
+    return (size_t)uring->buffer_count * (TPI_URING_HEAD + uring->buffer_bytes);
 }
 
 static size_t buffer_ring_length(const tpi_uring *uring) {
@@ -41,7 +37,7 @@ static size_t buffer_ring_length(const tpi_uring *uring) {
 
 void tpi_uring_give_back(tpi_uring *uring, uint16_t buffer) {
     struct io_uring_buf *place = &uring->buffer_ring->bufs[uring->buffer_tail++ & (uring->buffer_count - 1)];
-    place->addr = (uintptr_t)(uring->buffers + (size_t)buffer * uring->buffer_bytes);
+    place->addr = (uintptr_t)tpi_uring_buffer(uring, uring->buffers, buffer);
     place->len = uring->buffer_bytes;
     place->bid = buffer;
 }
@@ -116,9 +112,10 @@ void tpi_uring_close_ring(tpi_uring *uring) {
     free_buffers(uring);
 }
 
-/* None of its memory is here: MADV_DONTFORK. */
+/* The queues are not here: io_uring_ring_dontfork(). */
 void tpi_uring_abandon_ring(tpi_uring *uring) {
     close(uring->ring.ring_fd);
+    free_buffers(uring);
 }
 
 /* Places in the submission queue */
@@ -194,6 +191,14 @@ void tpi_uring_free_past(tpi_uring *uring, tpi_uring_past *past) {
     tpi_free(uring->driver.realloc, past);
 }
 
+void tpi_uring_drop_past(tpi_uring *uring) {
+    while (uring->past != NULL) {
+        tpi_uring_past *next = uring->past->next;
+        tpi_uring_free_past(uring, uring->past);
+        uring->past = next;
+    }
+}
+
 static void append_past(tpi_uring *uring, tpi_uring_past *past) {
     tpi_uring_past **link = &uring->past;
     while (*link != NULL) {
@@ -230,9 +235,12 @@ static int take_number(tpi_uring *uring, int number) {
 }
 
 static int renew(tpi_uring *uring) {
-    const tpi_uring old = *uring;
     tpi_uring_past *past = NULL;
-    int code = keep_past(uring, &past);
+    int code = tpi_uring_copy_leases(uring);
+    const tpi_uring old = *uring;
+    if (code == 0) {
+        code = keep_past(uring, &past);
+    }
     if (code == 0) {
         code = tpi_uring_open_ring(uring);
     }
@@ -271,18 +279,19 @@ int tpi_uring_poll_fd(tpi_driver *driver) {
 }
 
 int tpi_uring_renew_in_child(tpi_uring *uring) {
+    int code = tpi_uring_copy_leases(uring);
+    if (code < 0) {
+        return code;
+    }
     const struct io_uring old = uring->ring;
-    int code = tpi_uring_open_ring(uring);
+    free_buffers(uring);
+    code = tpi_uring_open_ring(uring);
     if (code < 0) {
         uring->ring = old; /* abandon() is to find its number */
         return code;
     }
     close(take_number(uring, old.ring_fd));
-    while (uring->past != NULL) { /* its buffers are not here */
-        tpi_uring_past *next = uring->past->next;
-        tpi_free(uring->driver.realloc, uring->past);
-        uring->past = next;
-    }
+    tpi_uring_drop_past(uring);
     ask_again(uring, NULL);
     return 0;
 }

@@ -11,12 +11,16 @@
 #define IOV_MAX 1024
 #endif
 
-/* Bytes received and not delivered. */
+#define NO_BUFFER (-1)
+
+/* Bytes received and not delivered: in the kernel's own buffer, with this before them, or copied. */
 struct tpi_parcel {
     tpi_parcel *next;
-    size_t offset, length;
-    uint8_t bytes[];
+    const uint8_t *data;
+    uint32_t length;
+    int32_t buffer; /* NO_BUFFER: allocated */
 };
+_Static_assert(sizeof(tpi_parcel) <= TPI_URING_HEAD, "a parcel fits before a buffer");
 
 static uint32_t due_failure(int error) {
     return (uint32_t)error << TPI_FAILURE_SHIFT & TPI_FAILURE;
@@ -29,23 +33,78 @@ static bool is_broken(const tpi_object *object) {
 
 /* Bytes held */
 
-static void hold(tpi_uring *uring, tpi_object *object, const uint8_t *data, size_t length) {
+static tpi_parcel *copy(tpi_uring *uring, const uint8_t *data, size_t length) {
+    tpi_parcel *parcel = uring->driver.realloc(NULL, sizeof *parcel + length);
+    if (parcel != NULL) {
+        memcpy(parcel + 1, data, length);
+        *parcel = (tpi_parcel){.data = (uint8_t *)(parcel + 1), .length = (uint32_t)length, .buffer = NO_BUFFER};
+    }
+    return parcel;
+}
+
+static tpi_parcel *lease(tpi_uring *uring, int buffer, const uint8_t *data, size_t length) {
+    tpi_parcel *parcel =
+        (tpi_parcel *)(void *)(tpi_uring_buffer(uring, uring->buffers, (uint16_t)buffer) - TPI_URING_HEAD);
+    *parcel = (tpi_parcel){.data = data, .length = (uint32_t)length, .buffer = buffer};
+    uring->leased++;
+    return parcel;
+}
+
+/*
+ * Keep bytes for later: in their buffer while at most a quarter of all are kept, so that paused readers cannot starve
+ * others, else copied; and in their buffer once more, up to a half of all, if there is no memory.
+ */
+static void hold(tpi_uring *uring, tpi_object *object, int buffer, const uint8_t *data, size_t length) {
     if (is_broken(object)) {
         return;
     }
-    tpi_parcel *parcel = uring->driver.realloc(NULL, sizeof *parcel + length);
+    tpi_parcel *parcel = NULL;
+    if (buffer != NO_BUFFER && uring->leased < uring->buffer_count / 4) {
+        parcel = lease(uring, buffer, data, length);
+    } else {
+        parcel = copy(uring, data, length);
+        if (parcel == NULL && buffer != NO_BUFFER && uring->leased < uring->buffer_count / 2) {
+            parcel = lease(uring, buffer, data, length);
+        }
+    }
     if (parcel == NULL) {
         object->bits |= due_failure(ENOMEM); /* bytes are lost, so the stream is */
         return;
     }
-    *parcel = (tpi_parcel){.length = length};
-    memcpy(parcel->bytes, data, length);
+    uring->is_leased |= parcel->buffer != NO_BUFFER;
     tpi_parcel **link = &uring->slots[object->fd].held;
     while (*link != NULL) {
         link = &(*link)->next;
     }
     *link = parcel;
     object->bits |= TPI_HOLDING;
+}
+
+static void free_parcel(tpi_uring *uring, tpi_parcel *parcel) {
+    if (parcel->buffer == NO_BUFFER) {
+        tpi_free(uring->driver.realloc, parcel);
+    } else {
+        uring->leased--;
+        tpi_uring_give_back(uring, (uint16_t)parcel->buffer);
+    }
+}
+
+int tpi_uring_copy_leases(tpi_uring *uring) {
+    for (uint32_t fd = 0; uring->leased > 0 && fd < uring->slot_count; fd++) {
+        for (tpi_parcel **link = &uring->slots[fd].held; *link != NULL; link = &(*link)->next) {
+            if ((*link)->buffer == NO_BUFFER) {
+                continue;
+            }
+            tpi_parcel *copied = copy(uring, (*link)->data, (*link)->length);
+            if (copied == NULL) {
+                return TEPAL_ENOMEM;
+            }
+            copied->next = (*link)->next;
+            free_parcel(uring, *link);
+            *link = copied;
+        }
+    }
+    return 0;
 }
 
 static void free_first(tpi_uring *uring, tpi_object *object) {
@@ -55,7 +114,7 @@ static void free_first(tpi_uring *uring, tpi_object *object) {
     if (slot->held == NULL) {
         object->bits &= ~(uint32_t)TPI_HOLDING;
     }
-    tpi_free(uring->driver.realloc, parcel);
+    free_parcel(uring, parcel);
 }
 
 void tpi_uring_free_held(tpi_uring *uring, tpi_object *object) {
@@ -67,15 +126,15 @@ void tpi_uring_free_held(tpi_uring *uring, tpi_object *object) {
 size_t tpi_uring_count_held(const tpi_uring *uring, const tpi_object *object) {
     size_t length = 0;
     for (const tpi_parcel *parcel = uring->slots[object->fd].held; parcel != NULL; parcel = parcel->next) {
-        length += parcel->length - parcel->offset;
+        length += parcel->length;
     }
     return length;
 }
 
 void tpi_uring_copy_held(const tpi_uring *uring, const tpi_object *object, uint8_t *bytes) {
     for (const tpi_parcel *parcel = uring->slots[object->fd].held; parcel != NULL; parcel = parcel->next) {
-        memcpy(bytes, parcel->bytes + parcel->offset, parcel->length - parcel->offset);
-        bytes += parcel->length - parcel->offset;
+        memcpy(bytes, parcel->data, parcel->length);
+        bytes += parcel->length;
     }
 }
 
@@ -157,22 +216,22 @@ static size_t give(tpi_object *object, const uint8_t *data, size_t length) {
 }
 
 /* Unless the object is being closed, which drops them. */
-static __attribute__((noinline)) void keep_rest(tpi_uring *uring, tpi_object *object, const uint8_t *data,
+static __attribute__((noinline)) void keep_rest(tpi_uring *uring, tpi_object *object, int buffer, const uint8_t *data,
                                                 size_t length) {
     if (object->bits & TPI_CLOSING) {
         object->bits |= TPI_DROPPED;
     } else {
-        hold(uring, object, data, length);
+        hold(uring, object, buffer, data, length);
         if (object->bits & TPI_WANTS) {
             tpi_uring_list(uring, object); /* stopped, and started again, in the same upcall */
         }
     }
 }
 
-static void deliver(tpi_uring *uring, tpi_object *object, const uint8_t *data, size_t length) {
+static void deliver(tpi_uring *uring, tpi_object *object, int buffer, const uint8_t *data, size_t length) {
     const size_t used = is_open(object) && !is_broken(object) ? give(object, data, length) : 0;
     if (__builtin_expect(used < length, 0)) {
-        keep_rest(uring, object, data + used, length - used);
+        keep_rest(uring, object, buffer, data + used, length - used);
     }
 }
 
@@ -218,7 +277,7 @@ static void receive_borrowed(tpi_uring *uring, tpi_object *object) {
     if (is_open(object)) {
         const ssize_t count = recv(object->fd, bytes, sizeof bytes, 0);
         if (count > 0) {
-            deliver(uring, object, bytes, (size_t)count);
+            deliver(uring, object, NO_BUFFER, bytes, (size_t)count);
         } else {
             note_end(object, count == 0 ? 0 : -errno);
         }
@@ -227,19 +286,21 @@ static void receive_borrowed(tpi_uring *uring, tpi_object *object) {
 
 static __attribute__((noinline)) void received_in_general(tpi_uring *uring, tpi_object *object, int result,
                                                           uint32_t flags) {
-    const uint8_t *buffers = uring->is_past ? uring->past->buffers : uring->buffers;
+    uint8_t *buffers = uring->is_past ? uring->past->buffers : uring->buffers;
     const uint16_t buffer = (uint16_t)(flags >> IORING_CQE_BUFFER_SHIFT);
+    uring->is_leased = uring->is_past; /* an earlier ring's buffers are not given back */
     if (!(flags & IORING_CQE_F_MORE)) {
         object->bits &= ~(uint32_t)(TPI_RECEIVING | TPI_CANCELING);
     }
     if (result > 0 && object->borrowed) {
         receive_borrowed(uring, object);
     } else if (result > 0) {
-        deliver(uring, object, buffers + (size_t)buffer * uring->buffer_bytes, (size_t)result);
+        deliver(uring, object, uring->is_past ? NO_BUFFER : buffer, tpi_uring_buffer(uring, buffers, buffer),
+                (size_t)result);
     } else {
         note_end(object, result);
     }
-    if (flags & IORING_CQE_F_BUFFER && !uring->is_past) {
+    if (flags & IORING_CQE_F_BUFFER && !uring->is_leased) {
         tpi_uring_give_back(uring, buffer);
     }
     if (uring->driver.interrupted) {
@@ -259,10 +320,14 @@ void tpi_uring_received(tpi_uring *uring, tpi_object *object, int result, uint32
         return;
     }
     const uint16_t buffer = (uint16_t)(flags >> IORING_CQE_BUFFER_SHIFT);
-    const uint8_t *data = uring->buffers + (size_t)buffer * uring->buffer_bytes;
+    const uint8_t *data = tpi_uring_buffer(uring, uring->buffers, buffer);
     const size_t used = object->up->data(object, data, (size_t)result);
     if (__builtin_expect(used < (size_t)result, 0)) {
-        keep_rest(uring, object, data + used, (size_t)result - used);
+        uring->is_leased = false;
+        keep_rest(uring, object, buffer, data + used, (size_t)result - used);
+        if (uring->is_leased) {
+            return;
+        }
     }
     tpi_uring_give_back(uring, buffer);
 }
@@ -272,18 +337,19 @@ static void deliver_held(tpi_uring *uring, tpi_object *object) {
     tpi_parcel *parcel = slot->held;
     slot->held = parcel->next; /* what the upcall leaves is put back by its length, so it must be out of the way */
     object->bits &= ~(uint32_t)TPI_HOLDING;
-    const size_t length = parcel->length - parcel->offset;
-    const size_t used = give(object, parcel->bytes + parcel->offset, length);
+    const size_t length = parcel->length;
+    const size_t used = give(object, parcel->data, length);
     if (object->bits & TPI_CLOSING) {
-        tpi_free(uring->driver.realloc, parcel); /* the others went with close() */
+        free_parcel(uring, parcel); /* the others went with close() */
         return;
     }
     if (used < length) {
-        parcel->offset += used;
+        parcel->data += used;
+        parcel->length -= (uint32_t)used;
         parcel->next = slot->held;
         slot->held = parcel;
     } else {
-        tpi_free(uring->driver.realloc, parcel);
+        free_parcel(uring, parcel);
     }
     if (slot->held != NULL) {
         object->bits |= TPI_HOLDING;
@@ -431,8 +497,10 @@ static __attribute__((noinline)) void send_ended(tpi_uring *uring, tpi_object *o
         object->bits |= TPI_SEND_FAILED | due_failure(-result); /* what came before it is delivered first */
         tpi_uring_list(uring, object);
     } else {
+        /* After a reset whoever asks first is told so, and the next one hears EPIPE: receiving may have been the first. */
+        const int before = (int)(object->bits >> TPI_FAILURE_SHIFT);
         object->sending = NULL;
-        object->up->sent(object, TEPAL_SYSTEM(-result));
+        object->up->sent(object, TEPAL_SYSTEM(result == -EPIPE && before != 0 ? before : -result));
     }
 }
 

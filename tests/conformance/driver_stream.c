@@ -88,7 +88,9 @@ TEST_DRIVERS(driver_stream, what_is_held_is_freed_when_the_stream_is_closed) {
         thing_read_start(&self);
         write_numbers(peer, 0, 10);
         DRIVER_UNTIL(driver, self.received == 5);
-        CHECK_GT(test_alloc_live(), before);
+        if (strcmp(test_driver(), "uring") != 0) { /* there it stays in its buffer */
+            CHECK_GT(test_alloc_live(), before);
+        }
         thing_close(&self);
         CHECK_EQ(test_alloc_live(), before);
         close(peer);
