@@ -37,6 +37,9 @@ static inline const tpi_message *tpi_cork_fly(tepal_transport *transport, tpi_ch
     return &chunk->message;
 }
 
+/* Hand the only cork, transport's, to a driver that completes sends later: the chunk, if there is another for the loop. */
+void tpi_cork_send(tepal_transport *transport);
+
 /*
  * After an upcall: hand down what was corked. In line for the one transport that answered its own upcall, when the
  * driver takes all of it.
@@ -44,15 +47,8 @@ static inline const tpi_message *tpi_cork_fly(tepal_transport *transport, tpi_ch
 static inline void tpi_cork_flush_after(tepal_transport *transport) {
     tepal_loop *loop = transport->loop;
     if (__builtin_expect(loop->corked == transport, 1)) {
-        tpi_chunk *next;
-        if (loop->driver->completes && (next = tpi_chunk_take(loop)) != NULL) {
-            tpi_chunk *own = loop->chunk;
-            loop->corked = NULL;
-            loop->chunk = next;
-            int64_t done = loop->driver->ops->send(loop->driver, &transport->object, tpi_cork_fly(transport, own));
-            if (__builtin_expect(done != TPI_PENDING, 0)) {
-                tpi_stream_flown(transport, done);
-            }
+        if (loop->driver->completes) {
+            tpi_cork_send(transport);
             return;
         }
         const tpi_chunk *chunk = loop->chunk;
