@@ -47,7 +47,8 @@ struct tpi_object {
         };
         uint64_t state; /* all of that, to be compared at once */
     };
-    int fd; /* read only for the owner; -1 once closed or released */
+    int fd;              /* read only for the owner; -1 once closed or released */
+    uint32_t references; /* owner: how many hold it, where that is counted; the driver leaves it alone */
 };
 
 /* Output for send(). The pieces and the message itself must stay as they are until sent() or closed(). */

@@ -153,7 +153,7 @@ static int server_connect(tepal_server *server, int fd, const tepal_address *pee
         return code;
     }
     transport->owner = tepal_server_ref(server);
-    transport->accepted = 1;
+    transport->flags |= TPI_ACCEPTED;
     server->connections++;
     tpi_transport_made(transport, protocol);
     return 0;
@@ -399,7 +399,7 @@ static void sweep_visit(tpi_object *object, void *argument) {
     const struct sweep *sweep = argument;
     tepal_transport *transport = (tepal_transport *)object;
 
-    if (object->up != &tpi_stream_upcalls || !transport->accepted || transport->owner != sweep->server) {
+    if (object->up != &tpi_stream_upcalls || !(transport->flags & TPI_ACCEPTED) || transport->owner != sweep->server) {
         return;
     }
     if (sweep->abort) {

@@ -493,8 +493,8 @@ static void last_word(tepal_transport *transport) {
     transport->object.sending = NULL;
     tpi_stream_discard(transport);
     transport->loop->stats.transports--;
-    if (transport->accepted) {
-        transport->accepted = 0;
+    if (transport->flags & TPI_ACCEPTED) {
+        transport->flags &= ~(uint32_t)TPI_ACCEPTED;
         tpi_server_connection_lost(transport->owner);
     }
     tepal_transport_unref(transport); /* the loop's */

@@ -45,6 +45,7 @@ typedef enum tpi_transport_flag {
     TPI_BELOW_PAUSED = 1 << 18,  /* the lowest filter, or flow itself, wants no bytes from the driver */
     TPI_STOP_PRODUCER = 1 << 19, /* the event is to stop the producer */
     TPI_HELD_READING = 1 << 20,  /* paused by the pipe of which it is the source: apart from PAUSED_READING */
+    TPI_ACCEPTED = 1 << 21,      /* owner is a server */
     TPI_EOF_HELD = 1 << 22,      /* a filter passed up an EOF while the protocol had paused */
     TPI_GATHERING = 1 << 24,     /* in the middle of a write of very many pieces: nobody is told of marks */
     TPI_SPECIAL = 1 << 23        /* debug, filters, extras or waiting output: the quick paths are not for it */
@@ -93,10 +94,8 @@ struct tepal_transport {
     tpi_extras *extras;    /* NULL: all defaults */
     void *owner;           /* the server (a reference) of an accepted one; connect.c's attempt until it is made */
     tepal_work event;      /* queues connection_made (adopt), the producer's stop, connection_lost */
-    uint32_t references;
     uint32_t flags;
-    int code;          /* with which it ends; 0: cleanly */
-    uint32_t accepted; /* 1: owner is a server */
+    int code; /* with which it ends; 0: cleanly */
 };
 
 /* transport.c: birth and end */

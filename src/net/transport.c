@@ -65,7 +65,7 @@ int tpi_transport_new(tepal_loop *loop, const tepal_transport_options *options, 
     made->object.fd = -1;
     made->object.borrowed = own.borrow;
     made->loop = tepal_loop_ref(loop);
-    made->references = 1;
+    made->object.references = 1;
     made->flags = (own.borrow ? TPI_BORROWED : 0u) | (own.abort_without_reset ? TPI_NO_RESET : 0u);
     tpi_transport_update_special(made);
     code = take_options(made, &own);
@@ -128,12 +128,12 @@ void tpi_transport_forget(tepal_transport *transport) {
 }
 
 tepal_transport *tepal_transport_ref(tepal_transport *transport) {
-    transport->references++;
+    transport->object.references++;
     return transport;
 }
 
 void tepal_transport_unref(tepal_transport *transport) {
-    if (transport != NULL && --transport->references == 0) {
+    if (transport != NULL && --transport->object.references == 0) {
         free_transport(transport);
     }
 }
