@@ -14,6 +14,7 @@ HARMLESS = set(
     clock_gettime nanosleep sched_yield getpid sigfillset pthread_sigmask pthread_self pthread_setname_np
     pthread_mutex_init pthread_mutex_lock pthread_mutex_unlock pthread_mutex_destroy pthread_cond_init
     pthread_cond_wait pthread_cond_signal pthread_cond_broadcast pthread_cond_destroy pthread_once pthread_join
+    io_uring_ring_dontfork madvise munmap
     pthread_atfork strtoull vsnprintf sem_destroy sem_init sem_post sem_trywait sem_wait
     """.split()
 )
@@ -32,9 +33,14 @@ def called():
     return {name for name in names if not name.startswith(("tpi_", "tepal_", "_GLOBAL_OFFSET_TABLE_"))}
 
 
-def wrapped():
+def listed(name):
     text = (ROOT / "tests/meson.build").read_text()
-    return set(re.findall(r"'(\w+)'", re.search(r"^wrapped_calls = \[(.*?)\]", text, re.S | re.M).group(1)))
+    return set(re.findall(r"'(\w+)'", re.search(rf"^{name} = \[(.*?)\]", text, re.S | re.M).group(1)))
+
+
+def wrapped():
+    has_ring = any(name.startswith("io_uring_") for name in called())
+    return listed("wrapped_calls") | (listed("ring_calls") if has_ring else set())
 
 
 def every_call_is_known():

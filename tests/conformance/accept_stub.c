@@ -21,14 +21,26 @@ int accept_stub_calls(void) {
     return atomic_load(&calls);
 }
 
+bool accept_stub_is_failing(void) {
+    return atomic_load(&failures) > 0;
+}
+
+int accept_stub_ask(void) {
+    atomic_fetch_add(&calls, 1);
+    if (atomic_load(&failures) == 0) {
+        return 0;
+    }
+    atomic_fetch_sub(&failures, 1);
+    return atomic_load(&failure);
+}
+
 int __wrap_accept4(int fd, struct sockaddr *address, socklen_t *length, int flags) {
     if (sim_kernel_has(fd)) {
         return sim_kernel_accept(fd, address, length, flags);
     }
-    atomic_fetch_add(&calls, 1);
-    if (atomic_load(&failures) > 0) {
-        atomic_fetch_sub(&failures, 1);
-        errno = atomic_load(&failure);
+    const int error = accept_stub_ask();
+    if (error != 0) {
+        errno = error;
         return -1;
     }
     return faults_fail(CALL_accept4) ? -1 : __real_accept4(fd, address, length, flags);

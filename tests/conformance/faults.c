@@ -110,6 +110,18 @@ int64_t faults_end(const faults_call *call, int64_t result) {
     return result;
 }
 
+size_t faults_short_next(system_call call) {
+    const bool is_next = is_counted() && planned.call == call && planned.error == 0 &&
+                         planned.occurrence == atomic_load(&shared->counts[call]) + 1;
+    return is_next ? planned.length : 0;
+}
+
+void faults_missed(void) {
+    if (shared != NULL) {
+        atomic_store(&shared->has_happened, false);
+    }
+}
+
 bool faults_fail(system_call call) {
     if (!atomic_load_explicit(&faults_armed, memory_order_relaxed)) {
         return false;

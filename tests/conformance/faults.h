@@ -33,9 +33,13 @@
     X(getsockname)                                                                                                     \
     X(getsockopt)                                                                                                      \
     X(if_nametoindex)                                                                                                  \
+    X(io_uring_enter)                                                                                                  \
+    X(io_uring_register)                                                                                               \
+    X(io_uring_setup)                                                                                                  \
     X(ioctl)                                                                                                           \
     X(listen)                                                                                                          \
     X(lstat)                                                                                                           \
+    X(mmap)                                                                                                            \
     X(ppoll)                                                                                                           \
     X(pthread_create)                                                                                                  \
     X(read)                                                                                                            \
@@ -94,6 +98,10 @@ extern atomic_bool faults_armed;
 faults_call faults_begin(system_call call, size_t length);
 /* Say what it returned. Returns the same. */
 int64_t faults_end(const faults_call *call, int64_t result);
+/* By how much the next such call will be cut short; 0: not. */
+size_t faults_short_next(system_call call);
+/* The error that faults_begin() ordered could not be brought about. */
+void faults_missed(void);
 /* A call without a length. Whether it must fail: errno is set then. */
 bool faults_fail(system_call call);
 

@@ -50,8 +50,7 @@ void closes_must_be_good(void) {
     atomic_store(&closes_are_checked, true);
 }
 
-/* Whether this call must fail; errno is set then. */
-static bool must_fail(void) {
+bool sends_must_fail(void) {
     const int error = atomic_load(&send_error);
 
     atomic_fetch_add(&sends, 1);
@@ -66,9 +65,13 @@ static bool must_fail(void) {
     return true;
 }
 
-static size_t at_most(size_t length) {
+size_t sends_at_most(size_t length) {
     const size_t most = atomic_load(&limit);
     return most > 0 && length > most ? most : length;
+}
+
+void receives_add(void) {
+    atomic_fetch_add(&receives, 1);
 }
 
 /* A call on a stream that the plan lets fail. */
@@ -85,10 +88,10 @@ ssize_t __wrap_send(int fd, const void *data, size_t length, int flags) {
         const struct iovec piece = {.iov_base = (void *)(uintptr_t)data, .iov_len = length};
         return sim_kernel_send(fd, &piece, 1, flags);
     }
-    if (must_fail()) {
+    if (sends_must_fail()) {
         return -1;
     }
-    const faults_call call = faults_begin(CALL_send, at_most(length));
+    const faults_call call = faults_begin(CALL_send, sends_at_most(length));
     return call.error != 0 ? failed(&call, fd) : faults_end(&call, __real_send(fd, data, call.length, flags));
 }
 
@@ -99,11 +102,11 @@ int64_t __wrap_tpi_sim_stream_send(tpi_sim_socket *socket, const struct iovec *p
 int64_t __wrap_tpi_sim_stream_send(tpi_sim_socket *socket, const struct iovec *pieces, size_t count) {
     const size_t most = atomic_load(&limit);
 
-    if (must_fail()) {
+    if (sends_must_fail()) {
         return errno == EAGAIN ? TPI_PENDING : TEPAL_SYSTEM(errno);
     }
     if (most > 0 && count > 0) {
-        const struct iovec part = {.iov_base = pieces->iov_base, .iov_len = at_most(pieces->iov_len)};
+        const struct iovec part = {.iov_base = pieces->iov_base, .iov_len = sends_at_most(pieces->iov_len)};
         return __real_tpi_sim_stream_send(socket, &part, 1);
     }
     return __real_tpi_sim_stream_send(socket, pieces, count);
@@ -133,13 +136,13 @@ ssize_t __wrap_sendmsg(int fd, const struct msghdr *message, int flags) {
     if (sim_kernel_has(fd)) {
         return sim_kernel_send(fd, message->msg_iov, message->msg_iovlen, flags);
     }
-    if (must_fail()) {
+    if (sends_must_fail()) {
         return -1;
     }
     for (size_t i = 0; i < message->msg_iovlen; i++) {
         length += message->msg_iov[i].iov_len;
     }
-    const faults_call call = faults_begin(CALL_sendmsg, at_most(length));
+    const faults_call call = faults_begin(CALL_sendmsg, sends_at_most(length));
     if (call.error != 0) {
         return failed(&call, fd);
     }

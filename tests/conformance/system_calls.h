@@ -5,6 +5,7 @@
 #ifndef TEPAL_TESTS_SYSTEM_CALLS_H
 #define TEPAL_TESTS_SYSTEM_CALLS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 /** Calls of send and sendmsg by this process so far. */
@@ -22,5 +23,12 @@ void sends_fail_after(size_t calls, int error);
 
 /** From now on closing what is not open fails the test: it might have been a stranger's. */
 void closes_must_be_good(void);
+
+/* For ring.c, whose sends and receives are counted and fail as the calls do. */
+
+/* A send begins: whether it must fail; errno is set then. */
+bool sends_must_fail(void);
+size_t sends_at_most(size_t length);
+void receives_add(void);
 
 #endif

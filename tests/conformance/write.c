@@ -443,7 +443,7 @@ SCRIPT_TEST(write, an_error_after_some_partial_sends_ends_the_transport_once) {
         sends_fail_after(0, 0);
         sends_limit(0);
         CHECK_EQ(self.lost_code, TEPAL_SYSTEM(ECONNRESET));
-        CHECK_EQ(script_take(&self) == 0, false);
+        RUN_UNTIL(self.loop, script_take(&self) != 0); /* closing may take another turn */
         CHECK_EQ(self.taken, calls * 10000);
         script_close(&self);
     }

@@ -35,9 +35,14 @@ const int *call_errors(system_call call) {
         [CALL_getsockname] = {EBADF, EFAULT, EINVAL, ENOBUFS, ENOTSOCK},
         [CALL_getsockopt] = {EBADF, EFAULT, EINVAL, ENOPROTOOPT, ENOTSOCK},
         [CALL_if_nametoindex] = {ENODEV, ENXIO},
+        [CALL_io_uring_enter] = {EAGAIN, EBADF, EBADFD, EBUSY, EEXIST, EFAULT, EINTR, EINVAL, ENXIO, EOPNOTSUPP, ETIME},
+        [CALL_io_uring_register] = {EACCES, EBADF, EBADFD, EBUSY, EEXIST, EFAULT, EINVAL, EMFILE, ENOMEM, ENXIO,
+                                    EOPNOTSUPP, EOVERFLOW, EPERM},
+        [CALL_io_uring_setup] = {EFAULT, EINVAL, EMFILE, ENFILE, ENOMEM, ENOSYS, EPERM},
         [CALL_ioctl] = {EBADF, EFAULT, EINVAL, ENOTTY},
         [CALL_listen] = {EADDRINUSE, EBADF, ENOTSOCK, EOPNOTSUPP},
         [CALL_lstat] = {EACCES, EBADF, EFAULT, EINVAL, ELOOP, ENAMETOOLONG, ENOENT, ENOMEM, ENOTDIR, EOVERFLOW},
+        [CALL_mmap] = {ENOMEM}, /* anonymous memory can only be short */
         [CALL_ppoll] = {EFAULT, EINTR, EINVAL, ENOMEM},
         [CALL_pthread_create] = {EAGAIN, EINVAL, EPERM},
         [CALL_read] = {EAGAIN, EBADF, EFAULT, EINTR, EINVAL, EIO, EISDIR},
@@ -83,6 +88,8 @@ bool call_error_passes(system_call call, int error) {
         return is_one_of(error, LIST(EINTR, ENOSYS, EPERM));
     case CALL_getrandom:
         return is_one_of(error, LIST(EAGAIN, EINTR));
+    case CALL_io_uring_enter: /* EEXIST: the ring is another thread's, and a new one is made */
+        return is_one_of(error, LIST(EAGAIN, EBUSY, EEXIST, EINTR, ETIME));
     case CALL_write: /* to the descriptor that wakes */
         return is_one_of(error, LIST(EAGAIN, EINTR));
     case CALL_read: /* from it */

@@ -292,7 +292,12 @@ TEST_DRIVERS(loop_faults, a_wake_up_that_is_interrupted_or_finds_the_counter_ful
 
 TEST_DRIVERS(loop_faults, a_wait_that_fails_while_the_loop_closes_keeps_nothing_from_being_given_back) {
     const fault plan = {
-        .call = strcmp(test_driver(), "poll") == 0 ? CALL_ppoll : CALL_epoll_wait, .occurrence = 1, .error = EINVAL};
+        .call = strcmp(test_driver(), "poll") == 0    ? CALL_ppoll
+                : strcmp(test_driver(), "uring") == 0 ? CALL_io_uring_enter
+                                                      : CALL_epoll_wait,
+        .occurrence = 1,
+        .error = EINVAL,
+    };
     script self = {0};
     script_open(&self, SCRIPT_TCP);
     script_write(&self, 1000);

@@ -270,7 +270,8 @@ void stage_refused(stage *self, int code) {
 }
 
 static bool is_wait(system_call call) {
-    return call == CALL_epoll_wait || call == CALL_epoll_pwait2 || call == CALL_ppoll;
+    return call == CALL_epoll_wait || call == CALL_epoll_pwait2 || call == CALL_ppoll || call == CALL_io_uring_enter ||
+           call == CALL_io_uring_register; /* which enables it before the first wait */
 }
 
 void stage_ran(stage *self, int status) {

@@ -151,6 +151,8 @@ typedef struct act {
 
 static const system_call calls_of_epoll[] = {CALL_dup3,         CALL_epoll_create1, CALL_epoll_ctl,
                                              CALL_epoll_pwait2, CALL_epoll_wait,    SYSTEM_CALLS};
+static const system_call calls_of_uring[] = {CALL_io_uring_enter, CALL_io_uring_register, CALL_io_uring_setup,
+                                             CALL_mmap, SYSTEM_CALLS};
 static const system_call calls_of_poll[] = {CALL_ppoll, CALL_read, SYSTEM_CALLS};
 
 /* Each has failed with every errno it has. (Which wake-ups a thread makes is a matter of luck, so not all are asked for.) */
@@ -181,7 +183,9 @@ static void play_all(const act *played) {
     if (self->only == NULL) {
         check_calls(self, played->calls);
         if (played->all_calls_of_a_driver) {
-            check_calls(self, strcmp(test_driver(), "poll") == 0 ? calls_of_poll : calls_of_epoll);
+            check_calls(self, strcmp(test_driver(), "poll") == 0    ? calls_of_poll
+                              : strcmp(test_driver(), "uring") == 0 ? calls_of_uring
+                                                                    : calls_of_epoll);
         }
         CHECK(!self->complete || self->total >= played->least);
     }
