@@ -4,7 +4,7 @@
 const char *const test_driver_table[] = {
     "epoll", "poll", "sim", /* plain sockets of the tests are simulated there, too: tests/conformance/sim_kernel.h */
     "late",                 /* tests/conformance/late_driver.c */
-    NULL,
+    "uring", NULL,
 };
 
 #define NO_WATCHES "the simulator watches no descriptors"
