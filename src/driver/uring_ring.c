@@ -214,6 +214,7 @@ static void ask_again(tpi_uring *uring, const tpi_uring_past *past) {
         tpi_uring_note_end(uring, &past->completions[i]);
     }
     (void)tpi_uring_poll_wake(uring);
+    uring->is_polling = false;
     (void)tpi_uring_poll_watches(uring);
     (void)tpi_uring_poll_room(uring);
     for (uint32_t fd = 0; fd < uring->slot_count; fd++) {
