@@ -21,13 +21,14 @@ SERVERS = {
     "tepal": ("echo_tepal", {"TEPAL_DRIVER": "epoll"}),
     "tepal-poll": ("echo_tepal", {"TEPAL_DRIVER": "poll"}),
     "epoll": ("echo_epoll", {}),
+    "epoll-level": ("echo_epoll_level", {}),
     "libuv": ("echo_libuv", {}),
     "libevent": ("echo_libevent", {}),
     "asyncio": ("echo_asyncio", {}),
 }
 SUBJECT = "tepal"
 LIMIT = "epoll"
-NOT_COMPARED = ("tepal-poll", "asyncio")  # measured only when named with --servers
+NOT_COMPARED = ("tepal-poll", "epoll-level", "asyncio")  # measured only when named with --servers
 
 
 class Failure(Exception):

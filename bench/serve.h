@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 enum {
     SERVE_BACKLOG = 1024,         /* what every server passes to listen() */
@@ -15,8 +16,9 @@ enum {
 
 typedef struct serve_options {
     uint16_t port;   /* on 127.0.0.1; 0 lets the kernel choose */
-    unsigned pieces; /* 1: answer with one write; more: cut each chunk that was read into that many */
+    unsigned pieces; /* 1: answer with one write; more: cut each chunk that was read into that many; 0: no answer */
     bool gathered;   /* the pieces leave by one call that gathers them, instead of one write each */
+    bool sink;       /* drop what is read; `pieces` is then 0 */
 } serve_options;
 
 /** Read the command line (see usage in serve.c). Prints what is wrong and exits with status 2 if it makes no sense. */
@@ -26,6 +28,20 @@ serve_options serve_parse(int argc, char **argv);
 static inline size_t serve_piece(size_t length, unsigned pieces) {
     return (length + pieces - 1) / pieces;
 }
+
+/** For a server without a library: a listener on 127.0.0.1, non-blocking if asked for. Sets TCP_NODELAY on it, which on
+ * Linux accepted sockets inherit. Exits with status 1 if it fails. */
+int serve_listen(const serve_options *options, bool nonblocking);
+
+/** Announce the port of what serve_listen returned. */
+void serve_announce_listener(int listener);
+
+/** SIGTERM and SIGINT as a descriptor, so that a loop needs no flag to look at. */
+int serve_signals(void);
+
+/** For a server without a library: every answer but one plain send, on a non-blocking socket. Returns the bytes taken,
+ * or -1 with errno set and nothing taken. */
+ssize_t serve_answer(const serve_options *options, int fd, const void *data, size_t length);
 
 /** Print `listening 127.0.0.1:PORT`, the line for which the harness waits. */
 void serve_announce(uint16_t port);

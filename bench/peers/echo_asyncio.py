@@ -34,14 +34,19 @@ class EchoInPieces(Echo):
             self.transport.write(data[at:at + piece])
 
 
+class Sink(Echo):
+    def data_received(self, data):
+        pass
+
+
 async def serve(options):
     loop = asyncio.get_running_loop()
     stop = loop.create_future()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set_result, None)
     EchoInPieces.pieces = options.split
-    server = await loop.create_server(
-        EchoInPieces if options.split > 1 else Echo, "127.0.0.1", options.port, backlog=1024)
+    protocol = Sink if options.sink else EchoInPieces if options.split > 1 else Echo
+    server = await loop.create_server(protocol, "127.0.0.1", options.port, backlog=1024)
     print("listening 127.0.0.1:%d" % server.sockets[0].getsockname()[1], flush=True)
     await stop
 
@@ -50,6 +55,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--split", type=int, default=1)
+    parser.add_argument("--sink", action="store_true")
     asyncio.run(serve(parser.parse_args()))
     usage = resource.getrusage(resource.RUSAGE_SELF)
     print(json.dumps({"server": "asyncio", "user_us": int(usage.ru_utime * 1e6), "system_us": int(usage.ru_stime * 1e6)}))

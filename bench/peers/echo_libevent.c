@@ -56,6 +56,8 @@ static void on_read(struct bufferevent *peer, void *context) {
     struct evbuffer *input = bufferevent_get_input(peer);
     if (options.pieces == 1)
         evbuffer_add_buffer(bufferevent_get_output(peer), input);
+    else if (options.sink)
+        evbuffer_drain(input, evbuffer_get_length(input));
     else
         echo_pieces(peer, input);
 }

@@ -120,7 +120,7 @@ static void on_read(uv_stream_t *stream, ssize_t length, const uv_buf_t *buffer)
             echo(stream, buffer->base, (size_t)length);
         else if (options.gathered)
             echo_gathered(stream, buffer->base, (size_t)length);
-        else
+        else if (!options.sink)
             echo_pieces(stream, buffer->base, (size_t)length);
     } else if (length == UV_EOF) {
         finish(stream);

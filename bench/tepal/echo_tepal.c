@@ -48,6 +48,13 @@ static int received_gathered(tepal_protocol *self, const void *data, size_t leng
     return tepal_transport_writev(((echo *)self)->transport, parts, count);
 }
 
+static int received_and_dropped(tepal_protocol *self, const void *data, size_t length) {
+    (void)self;
+    (void)data;
+    (void)length;
+    return 0;
+}
+
 static void pause_writing(tepal_protocol *self) {
     tepal_transport_pause_reading(((echo *)self)->transport);
 }
@@ -87,7 +94,9 @@ static void on_signal(int number, void *loop) {
 
 int main(int argc, char **argv) {
     options = serve_parse(argc, argv);
-    if (options.pieces > 1)
+    if (options.sink)
+        type.data_received = received_and_dropped;
+    else if (options.pieces > 1)
         type.data_received = options.gathered ? received_gathered : received_in_pieces;
     tepal_loop *loop;
     check(tepal_loop_new(&loop, NULL), "tepal_loop_new");
