@@ -16,19 +16,24 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-# Name, program in the build's bench/, environment. The first that exists is the subject, compared with all others.
+# Name, program in the build's bench/, environment.
 SERVERS = {
-    "tepal": ("echo_tepal", {"TEPAL_DRIVER": "epoll"}),
+    "tepal": ("echo_tepal", {}),
+    "tepal-epoll": ("echo_tepal", {"TEPAL_DRIVER": "epoll"}),
+    "tepal-uring": ("echo_tepal", {"TEPAL_DRIVER": "uring"}),
     "tepal-poll": ("echo_tepal", {"TEPAL_DRIVER": "poll"}),
     "epoll": ("echo_epoll", {}),
     "epoll-level": ("echo_epoll_level", {}),
+    "uring": ("echo_uring", {}),
     "libuv": ("echo_libuv", {}),
     "libevent": ("echo_libevent", {}),
+    "asio": ("echo_asio", {}),
     "asyncio": ("echo_asyncio", {}),
 }
-SUBJECT = "tepal"
-LIMIT = "epoll"
-NOT_COMPARED = ("tepal-poll", "epoll-level", "asyncio")  # measured only when named with --servers
+# What each of Tepal's drivers is held against: the same kernel interface by hand.
+LIMITS = {"tepal-epoll": "epoll", "tepal-uring": "uring"}
+# Measured only when named with --servers: `tepal` is whichever driver is chosen, so one of the two above.
+NOT_BY_DEFAULT = ("tepal", "tepal-poll", "epoll-level", "asyncio")
 
 
 class Failure(Exception):
@@ -70,17 +75,32 @@ def program(options, name):
     return path if os.path.exists(path) else None
 
 
-def servers_present(options):
+def refusal(options, name):
+    """Why a server cannot run here, or None: a program that is not built, a driver or a kernel interface refused."""
+    binary = program(options, SERVERS[name][0])
+    if not binary:
+        return "there is no %s in %s/bench" % (SERVERS[name][0], options.build)
+    with subprocess.Popen([binary, "--port", "0"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, text=True, env={**os.environ, **SERVERS[name][1]}) as process:
+        started = process.stdout.readline().startswith("listening ")
+        process.terminate()
+        said = process.communicate()[1].strip()
+    return None if started else said or "it does not start"
+
+
+def servers_present(options, default=None):
     """Names of the servers to measure; says which are left out and why."""
-    wanted = options.servers.split(",") if options.servers else [n for n in SERVERS if n not in NOT_COMPARED]
+    wanted = options.servers.split(",") if options.servers else default or \
+        [name for name in SERVERS if name not in NOT_BY_DEFAULT]
     present = []
     for name in wanted:
         if name not in SERVERS:
-            raise Failure("no server is called %s" % name)
-        if program(options, SERVERS[name][0]):
+            raise Failure("no server is called %s; there are %s" % (name, ", ".join(SERVERS)))
+        why = refusal(options, name)
+        if why is None:
             present.append(name)
         else:
-            note("%s is left out: there is no %s in %s/bench" % (name, SERVERS[name][0], options.build))
+            note("%s is left out: %s" % (name, why))
     if not present:
         raise Failure("nothing to measure in %s/bench: build with the option bench" % options.build)
     return present

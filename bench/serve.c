@@ -87,15 +87,11 @@ int serve_listen(const serve_options *options, bool nonblocking) {
         serve_fail("bind");
     if (listen(fd, SERVE_BACKLOG) < 0)
         serve_fail("listen");
-    return fd;
-}
-
-void serve_announce_listener(int listener) {
-    struct sockaddr_in address = {0};
     socklen_t length = sizeof address;
-    if (getsockname(listener, (struct sockaddr *)&address, &length) < 0)
+    if (getsockname(fd, (struct sockaddr *)&address, &length) < 0)
         serve_fail("getsockname");
     serve_announce(ntohs(address.sin_port));
+    return fd;
 }
 
 int serve_signals(void) {
@@ -146,6 +142,21 @@ void serve_report(const char *server) {
            (long long)used.ru_utime.tv_sec * 1000000 + used.ru_utime.tv_usec,
            (long long)used.ru_stime.tv_sec * 1000000 + used.ru_stime.tv_usec);
     fflush(stdout);
+}
+
+void *serve_grow(void *old, size_t length) {
+    void *grown = realloc(old, length);
+    if (grown == NULL)
+        serve_fail("realloc");
+    return grown;
+}
+
+int serve_check(int code, const char *what) {
+    if (code < 0 && code != -EINTR) {
+        errno = -code;
+        serve_fail(what);
+    }
+    return code;
 }
 
 void serve_fail(const char *what) {

@@ -29,12 +29,9 @@ static inline size_t serve_piece(size_t length, unsigned pieces) {
     return (length + pieces - 1) / pieces;
 }
 
-/** For a server without a library: a listener on 127.0.0.1, non-blocking if asked for. Sets TCP_NODELAY on it, which on
- * Linux accepted sockets inherit. Exits with status 1 if it fails. */
+/** For a server without a library: a listener on 127.0.0.1, non-blocking if asked for, already announced. Sets
+ * TCP_NODELAY on it, which on Linux accepted sockets inherit. Exits with status 1 if it fails. */
 int serve_listen(const serve_options *options, bool nonblocking);
-
-/** Announce the port of what serve_listen returned. */
-void serve_announce_listener(int listener);
 
 /** SIGTERM and SIGINT as a descriptor, so that a loop needs no flag to look at. */
 int serve_signals(void);
@@ -48,6 +45,12 @@ void serve_announce(uint16_t port);
 
 /** Print this process's CPU time as one JSON line; call it last. */
 void serve_report(const char *server);
+
+/** realloc() that exits with status 1 where there is no memory. */
+void *serve_grow(void *old, size_t length);
+
+/** For functions that return -errno: exits with status 1 unless `code` is 0, positive or -EINTR; returns it. */
+int serve_check(int code, const char *what);
 
 /** Print `what` with errno's text and exit with status 1: a benchmark server does not go on half set up. */
 __attribute__((noreturn)) void serve_fail(const char *what);

@@ -127,7 +127,6 @@ int main(int argc, char **argv) {
     int listener = serve_listen(&options, true);
     watch(poller, listener, EPOLLIN, (void *)TAG_LISTENER);
     watch(poller, serve_signals(), EPOLLIN, (void *)TAG_TERMINATE);
-    serve_announce_listener(listener);
 
     static struct epoll_event events[EVENTS_PER_WAIT];
     for (;;) {

@@ -36,9 +36,7 @@ static void drop(connection *peer) {
 }
 
 static void keep_rest(connection *peer, size_t taken, size_t length) {
-    peer->rest = malloc(length - taken);
-    if (peer->rest == NULL)
-        serve_fail("malloc");
+    peer->rest = serve_grow(NULL, length - taken);
     memcpy(peer->rest, buffer + taken, length - taken);
     peer->rest_at = 0;
     peer->rest_end = length - taken;
@@ -100,7 +98,6 @@ int main(int argc, char **argv) {
     want(&listener, EPOLL_CTL_ADD, EPOLLIN);
     terminate.fd = serve_signals();
     want(&terminate, EPOLL_CTL_ADD, EPOLLIN);
-    serve_announce_listener(listener.fd);
 
     static struct epoll_event events[EVENTS_PER_WAIT];
     for (;;) {
