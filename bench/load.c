@@ -42,15 +42,6 @@ typedef struct flow {
     uint64_t *begun_ns;  /* ring of `depth` times */
 } flow;
 
-/* What is read at both ends of the measured time. */
-typedef struct sample {
-    uint64_t now_ns;
-    uint64_t completed;
-    uint64_t server_ns;
-    uint64_t user_us;
-    uint64_t system_us;
-} sample;
-
 typedef enum phase { WARM_UP, MEASURING, DRAINING } phase;
 
 static load_options options;
@@ -61,7 +52,7 @@ static phase now_in = WARM_UP;
 static uint64_t begun, completed, bytes_sent, bytes_received, bytes_wrong;
 static unsigned alive;
 
-static _Noreturn void fail(const char *what) {
+_Noreturn void load_fail(const char *what) {
     fprintf(stderr, "load: %s: %s\n", what, strerror(errno));
     exit(1);
 }
@@ -77,12 +68,16 @@ static clockid_t process_clock(pid_t process) {
     return (clockid_t)((~(unsigned)process << 3) | 2U);
 }
 
-static sample take_sample(void) {
+uint64_t load_now_ns(void) {
+    return clock_ns(CLOCK_MONOTONIC);
+}
+
+load_sample load_take_sample(uint64_t done) {
     struct rusage used;
     getrusage(RUSAGE_SELF, &used);
-    return (sample){
-        .now_ns = clock_ns(CLOCK_MONOTONIC),
-        .completed = completed,
+    return (load_sample){
+        .now_ns = load_now_ns(),
+        .completed = done,
         .server_ns = options.server == 0 ? 0 : clock_ns(process_clock(options.server)),
         .user_us = (uint64_t)used.ru_utime.tv_sec * 1000000 + (uint64_t)used.ru_utime.tv_usec,
         .system_us = (uint64_t)used.ru_stime.tv_sec * 1000000 + (uint64_t)used.ru_stime.tv_usec,
@@ -162,7 +157,7 @@ static void take(flow *self, const unsigned char *data, size_t length) {
     self->part += (uint32_t)length;
     if (self->part < options.size)
         return;
-    uint64_t now_ns = clock_ns(CLOCK_MONOTONIC);
+    uint64_t now_ns = load_now_ns();
     while (self->part >= options.size && self->in_flight > 0) {
         self->part -= options.size;
         if (now_in == MEASURING)
@@ -196,47 +191,54 @@ static void serve(flow *self, uint32_t events) {
     }
 }
 
-/* Echo once before anything is measured: the server has then accepted, and its first-time costs are paid. */
-static void open_flow(flow *self, unsigned index) {
-    self->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (self->fd < 0)
-        fail("socket");
+int load_socket(unsigned index, bool nonblocking) {
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | (nonblocking ? SOCK_NONBLOCK : 0), 0);
+    if (fd < 0)
+        load_fail("socket");
     int on = 1;
-    setsockopt(self->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    setsockopt(self->fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof on);
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof on);
     /* Many runs within a minute leave many closed ports waiting: each run takes loopback addresses of its own. */
     uint32_t host =
-        (127U << 24) + (1U << 16) + (((uint32_t)getpid() & 0xff) << 8) + 1 + index / CONNECTIONS_PER_ADDRESS;
+        (127U << 24) + (1U << 16) + (((uint32_t)getpid() & 0xff) << 8) + 1 + index / CONNECTIONS_PER_ADDRESS % 250;
     struct sockaddr_in source = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(host)};
-    if (bind(self->fd, (struct sockaddr *)&source, sizeof source) < 0)
-        fail("bind");
+    if (bind(fd, (struct sockaddr *)&source, sizeof source) < 0)
+        load_fail("bind");
+    return fd;
+}
+
+/* Echo once before anything is measured: the server has then accepted, and its first-time costs are paid. */
+static void open_flow(flow *self, unsigned index) {
+    self->fd = load_socket(index, false);
     struct timeval patience = {.tv_sec = 20, .tv_usec = 0};
     setsockopt(self->fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
     if (connect(self->fd, (struct sockaddr *)&options.address, sizeof options.address) < 0)
-        fail("connect");
+        load_fail("connect");
+    alive++;
+    if (options.sink)
+        return; /* nothing comes back */
     uint32_t start = (uint32_t)((uint64_t)index * 7919 % PERIOD_BYTES);
     size_t length = options.size < OPENING_BYTES ? options.size : OPENING_BYTES;
     if (send(self->fd, text + start, length, MSG_NOSIGNAL) != (ssize_t)length)
-        fail("send");
+        load_fail("send");
     if (recv(self->fd, received, length, MSG_WAITALL) != (ssize_t)length || !matches(start, received, length))
-        fail("the first echo is missing or wrong");
+        load_fail("the first echo is missing or wrong");
     self->send_at = self->receive_at = advance(start, length);
     self->begun_ns = calloc(options.depth, sizeof *self->begun_ns);
     if (self->begun_ns == NULL)
-        fail("calloc");
-    alive++;
+        load_fail("calloc");
 }
 
 static int watch_flows(void) {
     int poller = epoll_create1(EPOLL_CLOEXEC);
     if (poller < 0)
-        fail("epoll_create1");
+        load_fail("epoll_create1");
     for (unsigned index = 0; index < options.connections; index++) {
         struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.ptr = &flows[index]};
         if (fcntl(flows[index].fd, F_SETFL, O_NONBLOCK) < 0) /* opening used it blocking */
-            fail("fcntl");
+            load_fail("fcntl");
         if (epoll_ctl(poller, EPOLL_CTL_ADD, flows[index].fd, &event) < 0)
-            fail("epoll_ctl");
+            load_fail("epoll_ctl");
     }
     return poller;
 }
@@ -246,35 +248,35 @@ static void turn(int poller) {
     static struct epoll_event events[EVENTS_PER_WAIT];
     int count = epoll_wait(poller, events, EVENTS_PER_WAIT, 20);
     if (count < 0 && errno != EINTR)
-        fail("epoll_wait");
+        load_fail("epoll_wait");
     for (int index = 0; index < count; index++)
         serve(events[index].data.ptr, events[index].events);
 }
 
 /* Warm-up, measured time, and then only what is still in flight. With --messages all of it is measured. */
-static void run(int poller, sample *start, sample *end) {
-    uint64_t opened_ns = clock_ns(CLOCK_MONOTONIC);
+static void run(int poller, load_sample *start, load_sample *end) {
+    uint64_t opened_ns = load_now_ns();
     uint64_t measure_ns = opened_ns + (uint64_t)(options.warm_up * 1e9);
     uint64_t end_ns = measure_ns + (uint64_t)(options.seconds * 1e9);
     uint64_t limit_ns = opened_ns + (uint64_t)(options.limit * 1e9);
     if (options.messages > 0) {
-        *start = take_sample();
+        *start = load_take_sample(completed);
         now_in = MEASURING;
     }
     for (unsigned index = 0; index < options.connections; index++)
-        begin_messages(&flows[index], clock_ns(CLOCK_MONOTONIC));
+        begin_messages(&flows[index], load_now_ns());
     while (alive > 0 && (now_in != DRAINING || completed < begun)) {
         turn(poller);
-        uint64_t now_ns = clock_ns(CLOCK_MONOTONIC);
+        uint64_t now_ns = load_now_ns();
         if (options.messages > 0) {
             if (completed == options.messages)
                 break;
         } else if (now_in == WARM_UP && now_ns >= measure_ns) {
-            *start = take_sample();
+            *start = load_take_sample(completed);
             end_ns = start->now_ns + (uint64_t)(options.seconds * 1e9);
             now_in = MEASURING;
         } else if (now_in == MEASURING && now_ns >= end_ns) {
-            *end = take_sample();
+            *end = load_take_sample(completed);
             now_in = DRAINING;
         }
         if (now_ns >= limit_ns) {
@@ -283,7 +285,42 @@ static void run(int poller, sample *start, sample *end) {
         }
     }
     if (now_in != DRAINING)
-        *end = take_sample();
+        *end = load_take_sample(completed);
+}
+
+/* One way: keep every socket's buffer full, and at the end see each connection closed, which a server does once it has
+ * read everything. Level-triggered, so that each connection has its turn. */
+static void run_bulk(load_sample *start, load_sample *end) {
+    int poller = epoll_create1(EPOLL_CLOEXEC);
+    for (unsigned index = 0; index < options.connections; index++) {
+        struct epoll_event event = {.events = EPOLLOUT, .data.ptr = &flows[index]};
+        if (fcntl(flows[index].fd, F_SETFL, O_NONBLOCK) < 0 ||
+            epoll_ctl(poller, EPOLL_CTL_ADD, flows[index].fd, &event) < 0)
+            load_fail("epoll");
+    }
+    uint64_t measure_ns = load_now_ns() + (uint64_t)(options.warm_up * 1e9), end_ns = UINT64_MAX;
+    while (load_now_ns() < end_ns) {
+        struct epoll_event events[EVENTS_PER_WAIT];
+        int count = epoll_wait(poller, events, EVENTS_PER_WAIT, 20);
+        for (int index = 0; index < count; index++) {
+            flow *self = events[index].data.ptr;
+            ssize_t sent = send(self->fd, text, options.size < CHUNK_BYTES ? options.size : CHUNK_BYTES, MSG_NOSIGNAL);
+            if (sent < 0 && errno != EAGAIN)
+                load_fail("send");
+            bytes_sent += sent > 0 ? (uint64_t)sent : 0;
+        }
+        if (end_ns == UINT64_MAX && load_now_ns() >= measure_ns) {
+            *start = load_take_sample(bytes_sent / options.size);
+            end_ns = start->now_ns + (uint64_t)(options.seconds * 1e9);
+        }
+    }
+    *end = load_take_sample(bytes_sent / options.size);
+    for (unsigned index = 0; index < options.connections; index++) {
+        shutdown(flows[index].fd, SHUT_WR);
+        if (fcntl(flows[index].fd, F_SETFL, 0) < 0 || recv(flows[index].fd, received, sizeof received, 0) != 0)
+            load_fail("the server did not read to the end");
+    }
+    bytes_received = bytes_sent;
 }
 
 static uint64_t bytes_lost(void) {
@@ -292,7 +329,7 @@ static uint64_t bytes_lost(void) {
     return bytes_wrong + (missing > unfinished ? missing : unfinished);
 }
 
-static void report(const sample *start, const sample *end) {
+static void report(const load_sample *start, const load_sample *end) {
     printf("{\"messages\": %" PRIu64 ", \"seconds\": %.6f, \"connections\": %u, \"size\": %u, \"depth\": %u, ",
            end->completed - start->completed, (double)(end->now_ns - start->now_ns) / 1e9, options.connections,
            options.size, options.depth);
@@ -320,7 +357,7 @@ static void hold(void) {
     for (;;) {
         char ignored[256];
         if (poll(ends, 2, -1) < 0 && errno != EINTR)
-            fail("poll");
+            load_fail("poll");
         if (ends[1].revents != 0 || (ends[0].revents != 0 && read(0, ignored, sizeof ignored) <= 0))
             return;
     }
@@ -331,7 +368,7 @@ static void pin(void) {
     CPU_ZERO(&set);
     CPU_SET((size_t)options.cpu, &set);
     if (sched_setaffinity(0, sizeof set, &set) < 0)
-        fail("sched_setaffinity");
+        load_fail("sched_setaffinity");
 }
 
 int main(int argc, char **argv) {
@@ -344,14 +381,23 @@ int main(int argc, char **argv) {
         setrlimit(RLIMIT_NOFILE, &files);
     }
     fill_text();
-    flows = calloc(options.connections, sizeof *flows);
+    flows = calloc(options.connections + options.idle, sizeof *flows);
     if (flows == NULL)
-        fail("calloc");
-    for (unsigned index = 0; index < options.connections; index++)
+        load_fail("calloc");
+    load_sample start = {0}, end = {0};
+    if (options.churn) {
+        load_churn(&options, &latencies, &start, &end);
+        alive = options.connections;
+        report(&start, &end);
+        return 0;
+    }
+    for (unsigned index = 0; index < options.connections + options.idle; index++)
         open_flow(&flows[index], index);
-    sample start = {0}, end = {0};
-    if (options.hold) {
-        start = end = take_sample();
+    alive -= options.idle;
+    if (options.sink) {
+        run_bulk(&start, &end);
+    } else if (options.hold) {
+        start = end = load_take_sample(completed);
         hold();
     } else {
         run(watch_flows(), &start, &end);

@@ -1,4 +1,5 @@
-/* What the two halves of the load generator share: its options, read by load_options.c and used by load.c. */
+/* What the parts of the load generator share: its options, read by load_options.c, and what load.c lends to
+ * load_churn.c. */
 #ifndef BENCH_LOAD_H
 #define BENCH_LOAD_H
 
@@ -6,6 +7,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
+
+#include "histogram.h"
 
 typedef struct load_options {
     struct sockaddr_in address;
@@ -19,10 +22,36 @@ typedef struct load_options {
     int cpu;           /* to run on, or -1 */
     pid_t server;      /* whose CPU time to read at the ends of the measured time, or 0 */
     bool hold;         /* open, echo once on each, then stay idle until told to end */
+    unsigned idle;     /* connections more, which have echoed once and say nothing further */
+    bool sink;         /* the server answers nothing: send without pause */
+    bool churn;        /* open, echo once, reset, and again */
     bool check_all;    /* compare every byte; otherwise the two ends of a long chunk */
 } load_options;
 
+/* What is read at both ends of the measured time. */
+typedef struct load_sample {
+    uint64_t now_ns;
+    uint64_t completed;
+    uint64_t server_ns;
+    uint64_t user_us;
+    uint64_t system_us;
+} load_sample;
+
 /** Read the command line. Prints what is wrong and exits with status 2 if it makes no sense. */
 load_options load_parse(int argc, char **argv);
+
+/** The clocks now, with how many messages (or connections) are done. */
+load_sample load_take_sample(uint64_t done);
+
+uint64_t load_now_ns(void);
+
+/** A socket bound to the loopback address whose turn it is for the `index`-th connection. */
+int load_socket(unsigned index, bool nonblocking);
+
+/** Keep `connections` sockets opening, echoing one message and closing; each that is done is counted. */
+void load_churn(const load_options *options, histogram *latencies, load_sample *start, load_sample *end);
+
+/** Print `what` with errno's text and exit with status 1. */
+_Noreturn void load_fail(const char *what);
 
 #endif

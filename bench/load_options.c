@@ -21,6 +21,9 @@ static const char usage[] =
     "  --cpu N           run on this CPU\n"
     "  --server-pid PID  read this process's CPU time at both ends of the measured time\n"
     "  --check-all       compare every byte of long chunks too, not only their ends\n"
+    "  --idle N          so many connections more that echo once and then say nothing (0)\n"
+    "  --sink            one way, for a server with --sink: send without pause, wait at the end until all is read\n"
+    "  --churn           open, echo one message, reset, again; a connection counts as a message\n"
     "  --hold            open, echo once on each, print `held N`, stay idle until SIGTERM or the end of stdin\n"
     "Prints one line of JSON. Exit status: 0, or 1 if a byte was lost.\n";
 
@@ -79,6 +82,12 @@ static void parse_one(load_options *options, const char *name, const char *text)
         options->cpu = (int)parse_whole(name, text, 0, 1023);
     else if (strcmp(name, "server-pid") == 0)
         options->server = (pid_t)parse_whole(name, text, 1, 1 << 30);
+    else if (strcmp(name, "idle") == 0)
+        options->idle = (unsigned)parse_whole(name, text, 0, 1000000);
+    else if (strcmp(name, "sink") == 0)
+        options->sink = true;
+    else if (strcmp(name, "churn") == 0)
+        options->churn = true;
     else if (strcmp(name, "hold") == 0)
         options->hold = true;
     else if (strcmp(name, "check-all") == 0)
@@ -87,13 +96,23 @@ static void parse_one(load_options *options, const char *name, const char *text)
 
 load_options load_parse(int argc, char **argv) {
     static const struct option names[] = {
-        {"connect", required_argument, NULL, 1},  {"connections", required_argument, NULL, 1},
-        {"size", required_argument, NULL, 1},     {"depth", required_argument, NULL, 1},
-        {"messages", required_argument, NULL, 1}, {"seconds", required_argument, NULL, 1},
-        {"warm-up", required_argument, NULL, 1},  {"limit", required_argument, NULL, 1},
-        {"cpu", required_argument, NULL, 1},      {"server-pid", required_argument, NULL, 1},
-        {"hold", no_argument, NULL, 1},           {"check-all", no_argument, NULL, 1},
-        {"help", no_argument, NULL, 'h'},         {NULL, 0, NULL, 0},
+        {"connect", required_argument, NULL, 1},
+        {"connections", required_argument, NULL, 1},
+        {"size", required_argument, NULL, 1},
+        {"depth", required_argument, NULL, 1},
+        {"messages", required_argument, NULL, 1},
+        {"seconds", required_argument, NULL, 1},
+        {"warm-up", required_argument, NULL, 1},
+        {"limit", required_argument, NULL, 1},
+        {"cpu", required_argument, NULL, 1},
+        {"server-pid", required_argument, NULL, 1},
+        {"idle", required_argument, NULL, 1},
+        {"sink", no_argument, NULL, 1},
+        {"churn", no_argument, NULL, 1},
+        {"hold", no_argument, NULL, 1},
+        {"check-all", no_argument, NULL, 1},
+        {"help", no_argument, NULL, 'h'},
+        {NULL, 0, NULL, 0},
     };
     load_options options = {
         .connections = 64, .size = 64, .depth = 1, .seconds = 1, .warm_up = 0.2, .limit = 120, .cpu = -1};

@@ -19,7 +19,7 @@ static serve_options options;
 
 class session : public std::enable_shared_from_this<session> {
   public:
-    explicit session(tcp::socket socket) : socket_(std::move(socket)), buffer_(read_bytes) {
+    explicit session(tcp::socket socket) : socket_(std::move(socket)), buffer_(new char[SERVE_READ_BYTES]) {
     }
 
     void read() {
