@@ -10,14 +10,15 @@ import tempfile
 import common
 
 SIZES = (64, 1024)
+IDLE = 5000
 
 
-def total(options, name, folder, size, messages):
+def total(options, name, folder, messages, **load):
     """Instructions that a server runs from its start to its end, with `messages` messages in between."""
     out = os.path.join(folder, "callgrind.out")
     wrapper = ["valgrind", "--quiet", "--tool=callgrind", "--callgrind-out-file=" + out]
     with common.Server(options, name, wrapper=wrapper, patience=60) as server:
-        common.run_load(options, server.address, connections=64, size=size, messages=messages)
+        common.run_load(options, server.address, limit=300, messages=messages, **load)
     with open(out, encoding="utf-8") as lines:
         text = lines.read()
     os.remove(out)
@@ -27,31 +28,49 @@ def total(options, name, folder, size, messages):
     return int(found.group(1))
 
 
+def per_message(options, name, folder, messages, **load):
+    once = total(options, name, folder, messages, **load)
+    return (total(options, name, folder, 2 * messages, **load) - once) / messages
+
+
+def measure_idle(options, folder, messages):
+    """How much the busy connections' instructions change where idle ones are open as well."""
+    figures, rows = {}, []
+    for name in common.servers_present(options):
+        alone = per_message(options, name, folder, messages, connections=32, size=64)
+        beside = per_message(options, name, folder, messages, connections=32, size=64, idle=IDLE)
+        figures[name] = {"alone": alone, "beside": beside, "percent": 100 * (beside / alone - 1)}
+        rows.append([name, "%.1f" % alone, "%.1f" % beside, "%+.2f%%" % figures[name]["percent"]])
+    common.table("User instructions per message of 32 busy connections, 64 B, beside {:,} idle ones".format(IDLE),
+                 ["server", "alone", "beside idle ones", "change"], rows)
+    return figures
+
+
 def measure():
     parser = common.arguments(__doc__)
     parser.add_argument("--messages", type=int, help="N (20,000; quick: 5,000)")
+    parser.add_argument("--no-idle", action="store_true", help="leave out the row of idle connections")
     options = parser.parse_args()
     common.prepare(options)
     if not shutil.which("valgrind"):
         raise common.Failure("valgrind is not installed")
     messages = options.messages or (5000 if options.quick else 20000)
-    figures = {}
+    figures, idle = {}, {}
     with tempfile.TemporaryDirectory() as folder:
         for name in common.servers_present(options):
-            figures[name] = {}
-            for size in SIZES:
-                once = total(options, name, folder, size, messages)
-                twice = total(options, name, folder, size, 2 * messages)
-                figures[name][size] = (twice - once) / messages
-    limit = figures.get(common.LIMIT)
-    rows = []
-    for name, by_size in figures.items():
-        cells = ["%.1f" % by_size[size] for size in SIZES]
-        cells += ["%+.1f" % (by_size[size] - limit[size]) if limit else "" for size in SIZES]
-        rows.append([name] + cells)
-    common.table("User instructions per message, 64 connections (callgrind, %d to %d messages)"
-                 % (messages, 2 * messages), ["server", "64 B", "1 KiB", "over the limit, 64 B", "1 KiB"], rows)
-    common.finish(options, "instructions per message", figures)
+            figures[name] = {size: per_message(options, name, folder, messages, connections=64, size=size)
+                             for size in SIZES}
+        rows = []
+        for name, by_size in figures.items():
+            limit = figures.get(common.LIMITS.get(name))
+            cells = ["%.1f" % by_size[size] for size in SIZES]
+            cells += ["%+.1f" % (by_size[size] - limit[size]) if limit else "" for size in SIZES]
+            rows.append([name] + cells)
+        common.table("User instructions per message, 64 connections (callgrind, %d to %d messages)"
+                     % (messages, 2 * messages), ["server", "64 B", "1 KiB", "over its limit, 64 B", "1 KiB"], rows)
+        if not options.no_idle:
+            idle = measure_idle(options, folder, messages)
+    common.finish(options, "instructions per message", {"per_message": figures, "idle": idle})
 
 
 if __name__ == "__main__":

@@ -11,10 +11,14 @@ import time
 import common
 
 SIZES = (64, 1024)
+NO_PIECES = ("uring",)  # servers that answer with one send only
 GROUPS = {
     "receive": ("recv", "recvfrom", "recvmsg", "read", "readv"),
     "send": ("send", "sendto", "sendmsg", "write", "writev"),
-    "wait": ("epoll_wait", "epoll_pwait", "epoll_pwait2", "poll", "ppoll", "io_uring_enter"),
+    "wait": ("epoll_wait", "epoll_pwait", "epoll_pwait2", "poll", "ppoll"),
+    "enter": ("io_uring_enter", "io_uring_enter2", "io_uring_submit", "io_uring_submit_and_wait",
+              "io_uring_submit_and_wait_timeout", "io_uring_submit_and_get_events", "io_uring_get_events",
+              "io_uring_wait_cqes", "io_uring_wait_cqe_timeout", "__io_uring_get_cqe"),
     "epoll_ctl": ("epoll_ctl",),
     "allocate": ("malloc", "calloc", "realloc"),
 }
@@ -48,19 +52,55 @@ def per_message(options, name, size, messages, extra=()):
     return {call: ((third[call] - second[call]) - (second[call] - first[call])) / (messages - 1) for call in first}
 
 
+def cross_check(options, messages):
+    """The library's totals beside strace's, of one and the same life of each server."""
+    rows = []
+    for name in common.servers_present(options):
+        with tempfile.TemporaryDirectory() as folder:
+            out, path = os.path.join(folder, "strace"), os.path.join(folder, "counts")
+            server = common.Server(options, name, wrapper=[
+                "strace", "--follow-forks", "--summary-only", "--summary-columns=calls,name", "--output=" + out,
+                "-E", "LD_PRELOAD=" + common.program(options, "count.so"), "-E", "BENCH_COUNT=" + path])
+            with open("/proc/%d/task/%d/children" % (server.pid, server.pid), encoding="utf-8") as file:
+                child = int(file.read().split()[0])
+            common.run_load(options, server.address, connections=64, size=64, messages=messages)
+            time.sleep(0.2)
+            os.kill(child, signal.SIGTERM)  # strace passes no signal on, and ends with its child
+            server.process.communicate(timeout=30)
+            with open(path, encoding="utf-8") as file:
+                counted = json.loads(file.read().splitlines()[-1])
+            with open(out, encoding="utf-8") as lines:
+                traced = {row[-1]: int(row[0]) for row in map(str.split, lines) if len(row) == 2 and row[0].isdigit()}
+        # libc's recv and send are these calls to the kernel.
+        for title, kernel, libc in (("receive", ("recvfrom", "recvmsg", "read", "readv"), GROUPS["receive"]),
+                                    ("send", ("sendto", "sendmsg", "write", "writev"), GROUPS["send"]),
+                                    ("wait", GROUPS["wait"], GROUPS["wait"]),
+                                    ("enter", ("io_uring_enter",), GROUPS["enter"])):
+            rows.append([name, title, sum(traced.get(call, 0) for call in kernel), sum(counted[call] for call in libc)])
+    common.table("The counts checked: one life of each server, %d messages" % messages,
+                 ["server", "calls", "strace", "count.so"], rows)
+
+
 def measure():
     parser = common.arguments(__doc__)
     parser.add_argument("--messages", type=int, help="N (50,000; quick: 10,000)")
+    parser.add_argument("--strace", action="store_true",
+                        help="instead, run each server under strace as well and print both totals, to check the library")
     options = parser.parse_args()
     common.prepare(options)
     if not common.program(options, "count.so"):
         raise common.Failure("there is no count.so in the build")
     messages = options.messages or (10000 if options.quick else 50000)
+    if options.strace:
+        cross_check(options, messages)
+        return
     figures, rows = {}, []
     cases = [(size, "%d B" % size, ()) for size in SIZES] + [(64, "64 B, split 16", ("--split", "16"))]
     for name in common.servers_present(options):
         figures[name] = {}
         for size, title, extra in cases:
+            if extra and name in NO_PIECES:
+                continue
             calls = per_message(options, name, size, messages, extra)
             figures[name][title] = calls
             named = {call for group in GROUPS.values() for call in group}
