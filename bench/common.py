@@ -166,7 +166,8 @@ def run_load(options, address, limit=60, **flags):
     if options.load_cpu is not None:
         command += ["--cpu", str(options.load_cpu)]
     for name, value in flags.items():
-        command += ["--" + name.replace("_", "-"), str(value)]
+        if value is not False:
+            command += ["--" + name.replace("_", "-")] + ([] if value is True else [str(value)])
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=limit + 30)
     except subprocess.TimeoutExpired:
