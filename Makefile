@@ -39,11 +39,12 @@ coverage:
 	@scripts/setup build test coverage
 	@scripts/coverage
 
-# Tepal beside a bare epoll loop, libuv and libevent.
+# Tepal beside loops written by hand on epoll and io_uring, libuv, Boost.Asio and libevent; more than an hour.
+# BENCH=--quick is a look of ten minutes; bench/README.md says more.
 bench:
 	@scripts/setup build bench
 	@scripts/build build-bench -Dbench=true -Dtests=false
-	@BUILD=build-bench bench/run
+	@BUILD=build-bench bench/run $(BENCH)
 
 # Both of these, one after the other.
 soak:

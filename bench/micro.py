@@ -11,6 +11,7 @@ import common
 # Title, Tepal's program, the peer's, arguments, pinned. Posts come from other threads, so those run on all CPUs; Tepal's
 # program does not look at --nodes, which chooses libuv's queue.
 PAIRS = (
+    ("noise: the ring itself", "soon_ring", "soon_ring", (), True),
     ("call_soon + run", "soon_tepal", "soon_ring", (), True),
     ("1,000,000 timers pending", "timers_tepal", "timers_libuv", ("--pending", "1000000"), True),
     ("10,000 timers pending", "timers_tepal", "timers_libuv", ("--pending", "10000"), True),
