@@ -53,7 +53,8 @@ static __attribute__((noinline)) void deliver_stale(tpi_uring *uring, tpi_uring_
         close(result);
     }
     if (flags & IORING_CQE_F_BUFFER && !uring->is_past) {
-        tpi_uring_give_back(uring, (uint16_t)(flags >> IORING_CQE_BUFFER_SHIFT));
+        const uint16_t buffer = (uint16_t)(flags >> IORING_CQE_BUFFER_SHIFT);
+        tpi_uring_give_back(uring, buffer, tpi_uring_buffer(uring, uring->buffers, buffer));
     }
 }
 
@@ -79,8 +80,8 @@ static __attribute__((noinline)) void deliver_own(tpi_uring *uring, tpi_uring_op
     }
 }
 
-static inline void deliver(tpi_uring *uring, uint64_t tag, int result, uint32_t flags) {
-    const tpi_uring_operation operation = (tpi_uring_operation)(tag >> 56);
+static inline void deliver(tpi_uring *uring, bool is_past, uint64_t tag, int result, uint32_t flags) {
+    const tpi_uring_operation operation = (tpi_uring_operation)(tag >> TPI_URING_OPERATION_SHIFT);
     if (__builtin_expect(operation - TPI_URING_RECEIVE > TPI_URING_ACCEPT - TPI_URING_RECEIVE, 0)) {
         deliver_own(uring, operation, flags);
         return;
@@ -88,8 +89,11 @@ static inline void deliver(tpi_uring *uring, uint64_t tag, int result, uint32_t 
     tpi_object *object = tpi_uring_object(uring, tag);
     if (__builtin_expect(object == NULL, 0)) {
         deliver_stale(uring, operation, result, flags);
+    } else if (is_past && operation == TPI_URING_RECEIVE) {
+        tpi_uring_received_in_general(uring, object, result, flags);
     } else if (operation == TPI_URING_RECEIVE) {
         tpi_uring_received(uring, object, result, flags);
+        tpi_driver_flush_old(&uring->driver);
     } else if (operation == TPI_URING_SEND) {
         tpi_uring_sent(uring, object, result);
     } else {
@@ -103,7 +107,7 @@ static __attribute__((noinline)) void deliver_past(tpi_uring *uring) {
         uring->is_past = true;
         while (past->first < past->count && !uring->driver.interrupted) {
             const struct io_uring_cqe *completion = &past->completions[past->first++];
-            deliver(uring, completion->user_data, completion->res, completion->flags);
+            deliver(uring, true, completion->user_data, completion->res, completion->flags);
         }
         uring->is_past = false;
         if (past->first == past->count) {
@@ -114,16 +118,16 @@ static __attribute__((noinline)) void deliver_past(tpi_uring *uring) {
 }
 
 static void deliver_completions(tpi_uring *uring) {
-    const struct io_uring_cq *queue = &uring->ring.cq;
-    const uint32_t tail = io_uring_smp_load_acquire(queue->ktail);
-    while (uring->head != tail && !uring->driver.interrupted) {
-        const struct io_uring_cqe *completion = &queue->cqes[uring->head & queue->ring_mask];
-        uring->head++;
-        deliver(uring, completion->user_data, completion->res, completion->flags);
-        tpi_driver_flush_old(&uring->driver);
+    const struct io_uring_cqe *const completions = uring->ring.cq.cqes;
+    const uint32_t mask = uring->ring.cq.ring_mask;
+    const uint32_t tail = io_uring_smp_load_acquire(uring->ring.cq.ktail);
+    for (uint32_t head = uring->head; head != tail && !uring->driver.interrupted;) {
+        const struct io_uring_cqe *completion = &completions[head & mask];
+        uring->head = ++head; /* who is called up may ask for what is left */
+        deliver(uring, false, completion->user_data, completion->res, completion->flags);
     }
     tpi_uring_publish_buffers(uring);
-    io_uring_smp_store_release(queue->khead, uring->head);
+    io_uring_smp_store_release(uring->ring.cq.khead, uring->head);
 }
 
 static bool has_left(const tpi_uring *uring) {
@@ -175,7 +179,7 @@ void tpi_uring_note_end(tpi_uring *uring, const struct io_uring_cqe *completion)
         [TPI_URING_ACCEPT] = TPI_ENDS_RECEIVE,
     };
     const uint64_t tag = completion->user_data;
-    const uint64_t operation = tag >> 56;
+    const uint64_t operation = tag >> TPI_URING_OPERATION_SHIFT;
     if (operation < TPI_URING_RECEIVE || operation > TPI_URING_ACCEPT || completion->flags & IORING_CQE_F_MORE) {
         return;
     }
@@ -210,6 +214,8 @@ static int create(tpi_driver **driver, const tpi_driver_options *options) {
     uring->buffer_bytes = options->ring_buffer_bytes != 0      ? options->ring_buffer_bytes
                           : options->read_bytes < BUFFER_BYTES ? options->read_bytes
                                                                : BUFFER_BYTES;
+    uring->buffer_mask = uring->buffer_count - 1;
+    uring->buffer_stride = TPI_URING_HEAD + uring->buffer_bytes;
     uring->headers = tpi_alloc_zero(options->realloc, uring->entries * sizeof *uring->headers);
     uring->wake_fd = uring->headers == NULL ? TEPAL_ENOMEM : tpi_wake_open();
     int code = uring->wake_fd < 0 ? uring->wake_fd : tpi_uring_open_ring(uring);
@@ -287,7 +293,9 @@ static int after_fork(tpi_driver *driver) {
     tpi_offload_after_fork(&uring->offload);
     tpi_uring_close_room(uring); /* the parent's, too */
     for (uint32_t fd = 0; fd < uring->slot_count; fd++) {
-        uring->slots[fd].is_in_room = false;
+        if (uring->slots[fd].object != NULL) {
+            uring->slots[fd].object->spare = 0;
+        }
     }
     int code = tpi_wake_renew(uring->wake_fd);
     if (code == 0 && driver->inner != NULL) {

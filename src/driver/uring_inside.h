@@ -35,14 +35,14 @@ typedef enum tpi_uring_operation {
     TPI_URING_ROOM
 } tpi_uring_operation;
 
-#define TPI_URING_GENERATIONS 0xffffffu
+#define TPI_URING_OPERATION_SHIFT 56
+#define TPI_URING_GENERATIONS UINT64_C(0xffffff)
 
 /* What a descriptor's number stands for now. */
 typedef struct tpi_uring_slot {
     tpi_object *object; /* NULL: none */
     tpi_parcel *held;   /* bytes received and not delivered, oldest first */
-    uint32_t generation;
-    bool is_in_room; /* registered with room_fd */
+    uint64_t tag;       /* generation and descriptor, without an operation */
 } tpi_uring_slot;
 
 /* What an earlier ring, of another thread, had completed when it was given up. */
@@ -59,6 +59,8 @@ struct tpi_uring {
     uint8_t *buffers; /* buffer_count of buffer_bytes each, lent to the kernel for receiving */
     struct io_uring_buf_ring *buffer_ring;
     uint32_t buffer_count, buffer_bytes;
+    uint32_t buffer_mask;   /* buffer_count - 1 */
+    uint32_t buffer_stride; /* from one to the next */
     uint32_t leased;       /* buffers in which bytes are held */
     uint16_t buffer_tail;  /* of buffer_ring, with what is not published yet */
     uint32_t entries;      /* of the submission queue */
@@ -66,7 +68,7 @@ struct tpi_uring {
     bool is_enabled;       /* a thread has it */
     bool is_foreign;       /* a foreign loop waits on its descriptor */
     bool is_registered;    /* the ring's descriptor is registered with that thread */
-    bool is_leased;        /* what was held last stays in its buffer, which is not given back */
+    bool is_leased; /* what was held last stays in its buffer, which is not given back */
     bool is_past;          /* what is delivered is of an earlier ring, whose buffers are not given back */
     bool must_poll_wake;   /* the kernel has stopped to report wake-ups */
     bool is_polling;       /* the kernel polls the set of watched descriptors */
@@ -114,23 +116,48 @@ enum {
     TPI_BLOCKED = 1 << 23, /* the send waits for room */
     TPI_FAILURE_SHIFT = 24
 };
+/* object->spare */
+#define TPI_IN_ROOM 1 /* registered with room_fd */
+
 #define TPI_FAILURE (UINT32_C(0xff) << TPI_FAILURE_SHIFT)
 
 static inline uint64_t tpi_uring_tag(const tpi_uring *uring, int fd, tpi_uring_operation operation) {
-    return (uint64_t)operation << 56 | (uint64_t)uring->slots[fd].generation << 32 | (uint32_t)fd;
+    return uring->slots[fd].tag | (uint64_t)operation << TPI_URING_OPERATION_SHIFT;
 }
 
 /* Before each buffer: what is noted of bytes that are held in it. */
 #define TPI_URING_HEAD 64
 
 static inline uint8_t *tpi_uring_buffer(const tpi_uring *uring, uint8_t *buffers, uint16_t buffer) {
-    return buffers + (size_t)buffer * (TPI_URING_HEAD + uring->buffer_bytes) + TPI_URING_HEAD;
+    return buffers + (size_t)buffer * uring->buffer_stride + TPI_URING_HEAD;
 }
 
 /* The object that a tag names, or NULL: it has gone. */
 static inline tpi_object *tpi_uring_object(const tpi_uring *uring, uint64_t tag) {
     const tpi_uring_slot *slot = &uring->slots[(uint32_t)tag];
-    return ((tag >> 32 ^ slot->generation) & TPI_URING_GENERATIONS) == 0 ? slot->object : NULL;
+    return (tag ^ slot->tag) << (64 - TPI_URING_OPERATION_SHIFT) == 0 ? slot->object : NULL;
+}
+
+/* Give a buffer back to the kernel, which sees it once it is published. */
+static inline void tpi_uring_give_back(tpi_uring *uring, uint16_t buffer, const uint8_t *bytes) {
+    struct io_uring_buf *place = &uring->buffer_ring->bufs[uring->buffer_tail++ & uring->buffer_mask];
+    place->addr = (uintptr_t)bytes;
+    place->bid = buffer; /* the length is there from the beginning, and the same for all */
+}
+
+struct io_uring_sqe *tpi_uring_place_slowly(tpi_uring *uring);
+
+/* A place in the submission queue, submitting what fills it; NULL: the kernel takes nothing now. */
+static inline struct io_uring_sqe *tpi_uring_place(tpi_uring *uring) {
+    struct io_uring_sq *queue = &uring->ring.sq;
+    const uint32_t tail = queue->sqe_tail;
+    if (__builtin_expect(tail - IO_URING_READ_ONCE(*queue->khead) >= queue->ring_entries ||
+                             uring->driver.queued_since == 0,
+                         0)) {
+        return tpi_uring_place_slowly(uring);
+    }
+    queue->sqe_tail = tail + 1;
+    return &queue->sqes[tail & queue->ring_mask];
 }
 
 /* uring_ring.c */
@@ -144,16 +171,12 @@ void tpi_uring_abandon_ring(tpi_uring *uring);
 int tpi_uring_renew_in_child(tpi_uring *uring);
 void tpi_uring_free_past(tpi_uring *uring, tpi_uring_past *past);
 void tpi_uring_drop_past(tpi_uring *uring);
-/* A place in the submission queue, submitting what fills it; NULL: the kernel takes nothing now. */
-struct io_uring_sqe *tpi_uring_place(tpi_uring *uring);
 /* Each asks the kernel for something, and returns false where it takes nothing now: to end an operation, which then completes ... */
 bool tpi_uring_cancel(tpi_uring *uring, const tpi_object *object, tpi_uring_operation operation);
 /* ... to say once that a descriptor is ready ... */
 bool tpi_uring_poll(tpi_uring *uring, int fd, unsigned events, uint64_t tag);
 /* ... to report wake-ups. */
 bool tpi_uring_poll_wake(tpi_uring *uring);
-/* Give a buffer back to the kernel, which sees it once it is published. */
-void tpi_uring_give_back(tpi_uring *uring, uint16_t buffer);
 void tpi_uring_publish_buffers(tpi_uring *uring);
 int tpi_uring_wait(tpi_driver *driver, int64_t timeout_ns);
 void tpi_uring_flush(tpi_driver *driver);
@@ -170,8 +193,10 @@ void tpi_uring_ask_again(tpi_uring *uring, tpi_object *object);
 
 /* uring_stream.c */
 
-void tpi_uring_received(tpi_uring *uring, tpi_object *object, int result, uint32_t flags);
-void tpi_uring_sent(tpi_uring *uring, tpi_object *object, int result);
+void tpi_uring_received_in_general(tpi_uring *uring, tpi_object *object, int result, uint32_t flags);
+void tpi_uring_received_in_part(tpi_uring *uring, tpi_object *object, uint16_t buffer, const uint8_t *rest,
+                                size_t length);
+void tpi_uring_send_ended(tpi_uring *uring, tpi_object *object, int result);
 void tpi_uring_connected(tpi_uring *uring, tpi_object *object, int result);
 /* From the list: what is held, EOF and failure due; then receiving goes on. */
 void tpi_uring_stream_go_on(tpi_uring *uring, tpi_object *object);
@@ -211,7 +236,7 @@ int tpi_uring_query(tpi_driver *driver, const tpi_object *object, tpi_query what
 
 /* Have the send of an object tried again once there is room. */
 int tpi_uring_await_room(tpi_uring *uring, tpi_object *object);
-void tpi_uring_leave_room(tpi_uring *uring, const tpi_object *object);
+void tpi_uring_leave_room(tpi_uring *uring, tpi_object *object);
 void tpi_uring_room_ready(tpi_uring *uring);
 bool tpi_uring_poll_room(tpi_uring *uring);
 void tpi_uring_close_room(tpi_uring *uring);
@@ -225,5 +250,45 @@ void tpi_uring_forget_watch(tpi_uring *uring, int fd);
 /* The set of watched descriptors has something ready, or is to be polled anew. */
 void tpi_uring_watches_ready(tpi_uring *uring);
 bool tpi_uring_poll_watches(tpi_uring *uring);
+
+/* What happens with every message, in line. */
+
+/* Whether a stream is read, and nothing special is the matter with it. */
+static inline bool tpi_uring_is_quick(const tpi_object *object) {
+    const tpi_object mask = {
+        .direct = true,
+        .borrowed = true,
+        .bits = TPI_WANTS | TPI_HOLDING | TPI_CLOSING | TPI_RELEASING | TPI_CANCELING | TPI_FAILURE,
+    };
+    const tpi_object quick = {.bits = TPI_WANTS};
+    return (object->state & mask.state) == quick.state;
+}
+
+static inline void tpi_uring_received(tpi_uring *uring, tpi_object *object, int result, uint32_t flags) {
+    const uint32_t both = IORING_CQE_F_BUFFER | IORING_CQE_F_MORE;
+    if (__builtin_expect(!tpi_uring_is_quick(object) || (flags & both) != both, 0)) {
+        tpi_uring_received_in_general(uring, object, result, flags);
+        return;
+    }
+    const uint16_t buffer = (uint16_t)(flags >> IORING_CQE_BUFFER_SHIFT);
+    const uint8_t *data = tpi_uring_buffer(uring, uring->buffers, buffer);
+    const size_t used = object->up->data(object, data, (size_t)result);
+    if (__builtin_expect(used < (size_t)result, 0)) {
+        tpi_uring_received_in_part(uring, object, buffer, data + used, (size_t)result - used);
+        return;
+    }
+    tpi_uring_give_back(uring, buffer, data);
+}
+
+static inline void tpi_uring_sent(tpi_uring *uring, tpi_object *object, int result) {
+    const uint32_t bits = object->bits;
+    object->bits = bits & ~(uint32_t)(TPI_SENDING | TPI_CANCEL_SEND);
+    if (__builtin_expect(result <= 0 || bits & (TPI_CLOSING | TPI_RELEASING), 0)) {
+        tpi_uring_send_ended(uring, object, result);
+        return;
+    }
+    object->sending = NULL;
+    object->up->sent(object, result);
+}
 
 #endif

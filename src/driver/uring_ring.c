@@ -28,18 +28,11 @@ static void *map(size_t length) {
 }
 
 static size_t buffers_length(const tpi_uring *uring) {
-    return (size_t)uring->buffer_count * (TPI_URING_HEAD + uring->buffer_bytes);
+    return (size_t)uring->buffer_count * uring->buffer_stride;
 }
 
 static size_t buffer_ring_length(const tpi_uring *uring) {
     return uring->buffer_count * sizeof(struct io_uring_buf);
-}
-
-void tpi_uring_give_back(tpi_uring *uring, uint16_t buffer) {
-    struct io_uring_buf *place = &uring->buffer_ring->bufs[uring->buffer_tail++ & (uring->buffer_count - 1)];
-    place->addr = (uintptr_t)tpi_uring_buffer(uring, uring->buffers, buffer);
-    place->len = uring->buffer_bytes;
-    place->bid = buffer;
 }
 
 void tpi_uring_publish_buffers(tpi_uring *uring) {
@@ -71,7 +64,8 @@ static int register_buffers(tpi_uring *uring) {
     }
     uring->buffer_tail = 0;
     for (uint32_t i = 0; i < uring->buffer_count; i++) {
-        tpi_uring_give_back(uring, (uint16_t)i);
+        uring->buffer_ring->bufs[i].len = uring->buffer_bytes;
+        tpi_uring_give_back(uring, (uint16_t)i, tpi_uring_buffer(uring, uring->buffers, (uint16_t)i));
     }
     tpi_uring_publish_buffers(uring);
     return 0;
@@ -120,14 +114,13 @@ void tpi_uring_abandon_ring(tpi_uring *uring) {
 
 /* Places in the submission queue */
 
-struct io_uring_sqe *tpi_uring_place(tpi_uring *uring) {
+struct io_uring_sqe *tpi_uring_place_slowly(tpi_uring *uring) {
     struct io_uring_sqe *place = io_uring_get_sqe(&uring->ring);
-    if (__builtin_expect(place == NULL, 0)) {
+    if (place == NULL) {
         (void)io_uring_submit(&uring->ring);
         place = io_uring_get_sqe(&uring->ring);
-        uring->driver.queued_since = 0;
     }
-    if (__builtin_expect(place != NULL && uring->driver.queued_since == 0, 0)) {
+    if (place != NULL) {
         uring->driver.queued_since = tpi_ticks();
     }
     return place;
@@ -161,7 +154,7 @@ bool tpi_uring_poll_wake(tpi_uring *uring) {
         return false;
     }
     io_uring_prep_poll_multishot(place, uring->wake_fd, POLLIN);
-    place->user_data = (uint64_t)TPI_URING_WAKE << 56;
+    place->user_data = (uint64_t)TPI_URING_WAKE << TPI_URING_OPERATION_SHIFT;
     return true;
 }
 

@@ -22,15 +22,14 @@ bool tpi_uring_poll_room(tpi_uring *uring) {
     if (uring->room_fd < 0 || uring->is_polling_room) {
         return true;
     }
-    uring->is_polling_room = tpi_uring_poll(uring, uring->room_fd, POLLIN, (uint64_t)TPI_URING_ROOM << 56);
+    uring->is_polling_room = tpi_uring_poll(uring, uring->room_fd, POLLIN, (uint64_t)TPI_URING_ROOM << TPI_URING_OPERATION_SHIFT);
     uring->has_room_left = !uring->is_polling_room; /* else the next dispatch looks by itself, and asks again */
     uring->driver.backlog |= uring->has_room_left;
     return uring->is_polling_room;
 }
 
 int tpi_uring_await_room(tpi_uring *uring, tpi_object *object) {
-    tpi_uring_slot *slot = &uring->slots[object->fd];
-    if (!slot->is_in_room) {
+    if (!(object->spare & TPI_IN_ROOM)) {
         int code = open_room(uring);
         if (code < 0) {
             return code;
@@ -40,17 +39,16 @@ int tpi_uring_await_room(tpi_uring *uring, tpi_object *object) {
         if (epoll_ctl(uring->room_fd, EPOLL_CTL_ADD, object->fd, &event) < 0) {
             return TEPAL_SYSTEM(errno);
         }
-        slot->is_in_room = true;
+        object->spare |= TPI_IN_ROOM;
     }
     object->bits |= TPI_BLOCKED;
     (void)tpi_uring_poll_room(uring);
     return 0;
 }
 
-void tpi_uring_leave_room(tpi_uring *uring, const tpi_object *object) {
-    tpi_uring_slot *slot = &uring->slots[object->fd];
-    if (slot->is_in_room) {
-        slot->is_in_room = false;
+void tpi_uring_leave_room(tpi_uring *uring, tpi_object *object) {
+    if (object->spare & TPI_IN_ROOM) {
+        object->spare &= (uint8_t)~TPI_IN_ROOM;
         (void)epoll_ctl(uring->room_fd, EPOLL_CTL_DEL, object->fd, NULL);
     }
 }

@@ -32,6 +32,10 @@ bool tpi_uring_has(const tpi_uring *uring, int fd) {
            (uring->driver.inner != NULL && fd == uring->driver.inner->ops->poll_fd(uring->driver.inner));
 }
 
+static void next_generation(tpi_uring_slot *slot, int fd) {
+    slot->tag = (((slot->tag >> 32) + 1) & TPI_URING_GENERATIONS) << 32 | (uint32_t)fd;
+}
+
 static int take(tpi_uring *uring, tpi_object *object, int fd, tpi_kind kind) {
     int code = tpi_uring_reserve(uring, fd);
     if (code < 0) {
@@ -43,7 +47,7 @@ static int take(tpi_uring *uring, tpi_object *object, int fd, tpi_kind kind) {
     }
     tpi_uring_forget_watch(uring, fd);
     slot->object = object;
-    slot->generation = (slot->generation + 1) & TPI_URING_GENERATIONS;
+    next_generation(slot, fd);
     object->fd = fd;
     object->kind = (uint8_t)kind;
     object->bits = kind == TPI_LISTENER ? TPI_LISTENS : 0;
@@ -103,7 +107,7 @@ void tpi_uring_wind_up(tpi_uring *uring, tpi_object *object) {
     tpi_uring_leave_room(uring, object);
     tpi_uring_slot *slot = &uring->slots[object->fd];
     slot->object = NULL;
-    slot->generation = (slot->generation + 1) & TPI_URING_GENERATIONS;
+    next_generation(slot, object->fd);
     object->sending = NULL;
     if (object->bits & TPI_CLOSING) {
         if (object->bits & TPI_DROPPED) { /* as the kernel does where input is unread */

@@ -85,7 +85,8 @@ static void free_parcel(tpi_uring *uring, tpi_parcel *parcel) {
         tpi_free(uring->driver.realloc, parcel);
     } else {
         uring->leased--;
-        tpi_uring_give_back(uring, (uint16_t)parcel->buffer);
+        const uint16_t buffer = (uint16_t)parcel->buffer;
+        tpi_uring_give_back(uring, buffer, tpi_uring_buffer(uring, uring->buffers, buffer));
     }
 }
 
@@ -284,8 +285,7 @@ static void receive_borrowed(tpi_uring *uring, tpi_object *object) {
     }
 }
 
-static __attribute__((noinline)) void received_in_general(tpi_uring *uring, tpi_object *object, int result,
-                                                          uint32_t flags) {
+void tpi_uring_received_in_general(tpi_uring *uring, tpi_object *object, int result, uint32_t flags) {
     uint8_t *buffers = uring->is_past ? uring->past->buffers : uring->buffers;
     const uint16_t buffer = (uint16_t)(flags >> IORING_CQE_BUFFER_SHIFT);
     uring->is_leased = uring->is_past; /* an earlier ring's buffers are not given back */
@@ -301,7 +301,7 @@ static __attribute__((noinline)) void received_in_general(tpi_uring *uring, tpi_
         note_end(object, result);
     }
     if (flags & IORING_CQE_F_BUFFER && !uring->is_leased) {
-        tpi_uring_give_back(uring, buffer);
+        tpi_uring_give_back(uring, buffer, tpi_uring_buffer(uring, buffers, buffer));
     }
     if (uring->driver.interrupted) {
         tpi_uring_list(uring, object);
@@ -310,26 +310,13 @@ static __attribute__((noinline)) void received_in_general(tpi_uring *uring, tpi_
     }
 }
 
-void tpi_uring_received(tpi_uring *uring, tpi_object *object, int result, uint32_t flags) {
-    const uint32_t unusual = TPI_HOLDING | TPI_CLOSING | TPI_RELEASING | TPI_CANCELING | TPI_FAILURE;
-    const uint32_t both = IORING_CQE_F_BUFFER | IORING_CQE_F_MORE;
-    if (__builtin_expect((object->bits & (TPI_WANTS | unusual)) != TPI_WANTS || (flags & both) != both ||
-                             object->direct || uring->is_past,
-                         0)) {
-        received_in_general(uring, object, result, flags);
-        return;
+void tpi_uring_received_in_part(tpi_uring *uring, tpi_object *object, uint16_t buffer, const uint8_t *rest,
+                                size_t length) {
+    uring->is_leased = false;
+    keep_rest(uring, object, buffer, rest, length);
+    if (!uring->is_leased) {
+        tpi_uring_give_back(uring, buffer, tpi_uring_buffer(uring, uring->buffers, buffer));
     }
-    const uint16_t buffer = (uint16_t)(flags >> IORING_CQE_BUFFER_SHIFT);
-    const uint8_t *data = tpi_uring_buffer(uring, uring->buffers, buffer);
-    const size_t used = object->up->data(object, data, (size_t)result);
-    if (__builtin_expect(used < (size_t)result, 0)) {
-        uring->is_leased = false;
-        keep_rest(uring, object, buffer, data + used, (size_t)result - used);
-        if (uring->is_leased) {
-            return;
-        }
-    }
-    tpi_uring_give_back(uring, buffer);
 }
 
 static void deliver_held(tpi_uring *uring, tpi_object *object) {
@@ -369,7 +356,7 @@ static void tell_send_failure(tpi_uring *uring, tpi_object *object) {
     object->up->sent(object, TEPAL_SYSTEM(error));
 }
 
-static void begin_sending(tpi_uring *uring, tpi_object *object);
+static inline void begin_sending(tpi_uring *uring, tpi_object *object);
 static void begin_polling(tpi_uring *uring, tpi_object *object);
 
 void tpi_uring_stream_go_on(tpi_uring *uring, tpi_object *object) {
@@ -457,14 +444,14 @@ int64_t tpi_uring_offer_pieces(tpi_driver *driver, tpi_object *object, const str
     return send_result(sent);
 }
 
-static void begin_sending(tpi_uring *uring, tpi_object *object) {
+static inline void begin_sending(tpi_uring *uring, tpi_object *object) {
     const tpi_message *message = object->sending;
     struct io_uring_sqe *place = tpi_uring_place(uring);
     if (__builtin_expect(place == NULL, 0)) {
         tpi_uring_list(uring, object);
         return;
     }
-    if (__builtin_expect(message->count == 1 && message->address == NULL && message->control == NULL, 1)) {
+    if (__builtin_expect(message->count == 1 && ((uintptr_t)message->address | (uintptr_t)message->control) == 0, 1)) {
         io_uring_prep_send(place, object->fd, message->pieces->iov_base, message->pieces->iov_len,
                            message->flags | MSG_NOSIGNAL | MSG_DONTWAIT);
     } else {
@@ -482,7 +469,7 @@ int64_t tpi_uring_send(tpi_driver *driver, tpi_object *object, const tpi_message
     return TPI_PENDING;
 }
 
-static __attribute__((noinline)) void send_ended(tpi_uring *uring, tpi_object *object, int result) {
+void tpi_uring_send_ended(tpi_uring *uring, tpi_object *object, int result) {
     if (object->bits & (TPI_CLOSING | TPI_RELEASING)) {
         tpi_uring_wind_up(uring, object);
     } else if (result == -EINTR || result == -ECANCELED) {
@@ -502,16 +489,6 @@ static __attribute__((noinline)) void send_ended(tpi_uring *uring, tpi_object *o
         object->sending = NULL;
         object->up->sent(object, TEPAL_SYSTEM(result == -EPIPE && before != 0 ? before : -result));
     }
-}
-
-void tpi_uring_sent(tpi_uring *uring, tpi_object *object, int result) {
-    object->bits &= ~(uint32_t)(TPI_SENDING | TPI_CANCEL_SEND);
-    if (__builtin_expect(result <= 0 || object->bits & (TPI_CLOSING | TPI_RELEASING), 0)) {
-        send_ended(uring, object, result);
-        return;
-    }
-    object->sending = NULL;
-    object->up->sent(object, result);
 }
 
 /* Connecting */

@@ -20,7 +20,7 @@ struct tpi_chunk {
     size_t used;
     size_t limit;        /* in the list: up to which bytes may be added without further thought; 0: always think */
     struct iovec rest;   /* in flight: what the driver has not sent */
-    tpi_message message; /* in flight: of that rest */
+    tpi_message message; /* of that rest */
     uint8_t bytes[TPI_JOIN_BYTES];
 };
 
@@ -30,8 +30,8 @@ void tpi_chunk_give(tepal_loop *loop, tpi_chunk *chunk);
 
 /* Make the chunk what transport has in flight. It is in no list. */
 static inline const tpi_message *tpi_cork_fly(tepal_transport *transport, tpi_chunk *chunk) {
-    chunk->rest = (struct iovec){.iov_base = chunk->bytes, .iov_len = chunk->used};
-    chunk->message = (tpi_message){.pieces = &chunk->rest, .count = 1};
+    chunk->rest.iov_base = chunk->bytes;
+    chunk->rest.iov_len = chunk->used;
     transport->flight = chunk;
     transport->flags |= TPI_HAS_SENT | TPI_SPECIAL;
     return &chunk->message;

@@ -47,6 +47,7 @@ typedef enum tpi_transport_flag {
     TPI_HELD_READING = 1 << 20,  /* paused by the pipe of which it is the source: apart from PAUSED_READING */
     TPI_ACCEPTED = 1 << 21,      /* owner is a server */
     TPI_EOF_HELD = 1 << 22,      /* a filter passed up an EOF while the protocol had paused */
+    TPI_FLYING = 1 << 25,        /* special for its flight alone */
     TPI_GATHERING = 1 << 24,     /* in the middle of a write of very many pieces: nobody is told of marks */
     TPI_SPECIAL = 1 << 23        /* debug, filters, extras or waiting output: the quick paths are not for it */
 } tpi_transport_flag;
@@ -144,7 +145,7 @@ void tpi_cork_settle(tepal_transport *transport);
 static inline void tpi_transport_update_special(tepal_transport *transport) {
     bool special = transport->filters != NULL || transport->sending != NULL || transport->flight != NULL ||
                    transport->extras != NULL || transport->loop->debug;
-    transport->flags = (transport->flags & ~(uint32_t)TPI_SPECIAL) | (special ? (uint32_t)TPI_SPECIAL : 0);
+    transport->flags = (transport->flags & ~(uint32_t)(TPI_SPECIAL | TPI_FLYING)) | (special ? (uint32_t)TPI_SPECIAL : 0);
     if (special) {
         tpi_cork_settle(transport);
     }

@@ -38,12 +38,20 @@ static void free_all(tepal_loop *loop) {
     loop->net = NULL;
 }
 
+static tpi_chunk *new_chunk(tepal_loop *loop) {
+    tpi_chunk *chunk = loop->realloc(NULL, sizeof *chunk);
+    if (chunk != NULL) {
+        chunk->message = (tpi_message){.pieces = &chunk->rest, .count = 1};
+    }
+    return chunk;
+}
+
 int tpi_corks_init(tepal_loop *loop) {
     if (loop->net != NULL) {
         return 0;
     }
     tpi_corks *corks = tpi_alloc_zero(loop->realloc, sizeof *corks);
-    tpi_chunk *chunk = loop->realloc(NULL, sizeof *chunk);
+    tpi_chunk *chunk = new_chunk(loop);
     if (corks == NULL || chunk == NULL) {
         tpi_free(loop->realloc, corks);
         tpi_free(loop->realloc, chunk);
@@ -60,7 +68,7 @@ tpi_chunk *tpi_chunk_take(tepal_loop *loop) {
     tpi_corks *corks = loop->net;
     tpi_chunk *chunk = corks->free;
     if (chunk == NULL) {
-        return loop->realloc(NULL, sizeof *chunk);
+        return new_chunk(loop);
     }
     corks->free = chunk->next;
     corks->free_count--;
@@ -252,6 +260,7 @@ void tpi_cork_send(tepal_transport *transport) {
     }
     loop->corked = NULL;
     loop->chunk = next;
+    transport->flags |= TPI_FLYING;
     int64_t done = driver->ops->send(driver, &transport->object, tpi_cork_fly(transport, chunk));
     if (__builtin_expect(done != TPI_PENDING, 0)) {
         tpi_stream_flown(transport, done);
