@@ -444,7 +444,7 @@ int64_t tpi_uring_offer_pieces(tpi_driver *driver, tpi_object *object, const str
     return send_result(sent);
 }
 
-static inline void begin_sending(tpi_uring *uring, tpi_object *object) {
+static __attribute__((always_inline)) inline void begin_sending(tpi_uring *uring, tpi_object *object) {
     const tpi_message *message = object->sending;
     struct io_uring_sqe *place = tpi_uring_place(uring);
     if (__builtin_expect(place == NULL, 0)) {
