@@ -1,6 +1,7 @@
 /* See the header. */
 #include "conformance/ring.h"
 #include "conformance/accept_stub.h"
+#include "conformance/mischief.h"
 #include "conformance/system_calls.h"
 #include "harness/test.h"
 
@@ -57,8 +58,8 @@ static ring_state *take_out(const struct io_uring_sqe *key) {
     return found;
 }
 
-static void forget(const struct io_uring_sqe *key) {
-    ring_state *self = take_out(key);
+static void forget(struct io_uring *ring) {
+    ring_state *self = take_out(ring->sq.sqes);
 
     for (int i = 0; self != NULL && i < RING_BUCKETS; i++) {
         while (self->flights[i] != NULL) {
@@ -67,6 +68,9 @@ static void forget(const struct io_uring_sqe *key) {
             free(self->flights[i]);
             self->flights[i] = next;
         }
+    }
+    if (self != NULL) {
+        mischief_end(self->mischief, ring);
     }
     free(self);
 }
@@ -83,11 +87,13 @@ static ring_state *of(const struct io_uring *ring) {
 }
 
 /* A ring that was not closed here, but left behind in a fork, may have had the same place. */
-static void remember(const struct io_uring *ring) {
-    forget(ring->sq.sqes);
+static void remember(struct io_uring *ring) {
+    struct io_uring copy = *ring;
+    forget(&copy);
     ring_state *self = calloc(1, sizeof *self);
     CHECK(self != NULL);
     self->key = ring->sq.sqes;
+    self->mischief = mischief_of_ring(ring);
     pthread_mutex_lock(&mutex);
     self->next = rings;
     rings = self;
@@ -149,12 +155,22 @@ void ring_fail_operation(const struct io_uring *ring, flight *operation, int err
     ring_cancel(ring, operation->tag);
 }
 
-void ring_shorten_buffers(ring_state *self, unsigned bytes) {
-    if (self->buffer_bytes == 0) {
-        self->buffer_bytes = self->buffers->bufs[0].len;
+/* The kernel's documented value and struct, which are newer than the headers we build with. */
+enum { REGISTER_BUFFER_STATUS = 26 };
+struct buffer_status {
+    uint32_t group, head, reserved[8];
+};
+
+void ring_shorten_buffers(const ring_state *self, const struct io_uring *ring, unsigned count, unsigned bytes) {
+    struct buffer_status status = {0};
+
+    if (self->buffers == NULL ||
+        __real_syscall(SYS_io_uring_register, ring->ring_fd, REGISTER_BUFFER_STATUS, &status, 1) < 0) {
+        return;
     }
-    for (unsigned i = 0; i < self->buffer_count; i++) {
-        self->buffers->bufs[i].len = bytes == 0 ? self->buffer_bytes : bytes;
+    for (unsigned i = 0; i < count && (uint16_t)(status.head + i) != self->buffers->tail; i++) {
+        struct io_uring_buf *next = &self->buffers->bufs[(status.head + i) & (self->buffer_count - 1)];
+        next->len = next->len < bytes ? next->len : bytes;
     }
 }
 
@@ -214,6 +230,7 @@ static void look_at_send(ring_state *self, struct io_uring_sqe *submission) {
     } else if (operation->call.length < length) {
         cut_message(operation, submission, operation->call.length);
     }
+    mischief_on_submission(self->mischief, operation, submission);
 }
 
 static void look_at_accept(ring_state *self, struct io_uring_sqe *submission) {
@@ -226,10 +243,12 @@ static void look_at_accept(ring_state *self, struct io_uring_sqe *submission) {
         operation->is_planned = call.error != 0;
         (void)faults_end(&call, -1);
     }
+    mischief_on_submission(self->mischief, operation, submission);
 }
 
-static void look_at_cancel(ring_state *self, const struct io_uring_sqe *submission) {
+static void look_at_cancel(ring_state *self, struct io_uring_sqe *submission) {
     flight *operation = ring_find(self, submission->addr);
+    mischief_on_cancel(self->mischief, operation, submission);
     if (operation != NULL) {
         operation->is_canceled = true;
     }
@@ -252,6 +271,7 @@ static void fail_waiting_accepts(const struct io_uring *ring, ring_state *self) 
 static void before(struct io_uring *ring, ring_state *self) {
     struct io_uring_sq *queue = &ring->sq;
 
+    mischief_before(self->mischief, ring, self);
     fail_waiting_accepts(ring, self);
     for (; self->looked_at != queue->sqe_tail; self->looked_at++) {
         struct io_uring_sqe *submission = &queue->sqes[self->looked_at & queue->ring_mask];
@@ -261,7 +281,7 @@ static void before(struct io_uring *ring, ring_state *self) {
             look_at_send(self, submission);
             break;
         case IORING_OP_RECV:
-            (void)begin(self, submission);
+            mischief_on_submission(self->mischief, begin(self, submission), submission);
             break;
         case IORING_OP_ACCEPT:
             look_at_accept(self, submission);
@@ -274,8 +294,8 @@ static void before(struct io_uring *ring, ring_state *self) {
         }
     }
     const size_t most = faults_short_next(CALL_recv);
-    if (most > 0 && self->buffer_count > 0) {
-        ring_shorten_buffers(self, (unsigned)most);
+    if (most > 0) {
+        ring_shorten_buffers(self, ring, 1, (unsigned)most);
     }
 }
 
@@ -293,17 +313,13 @@ static void end_with(const struct io_uring *ring, flight *operation, struct io_u
     }
 }
 
-static void look_at_received(const struct io_uring *ring, ring_state *self, flight *operation,
-                             struct io_uring_cqe *completion) {
+static void look_at_received(const struct io_uring *ring, flight *operation, struct io_uring_cqe *completion) {
     if (completion->res < 0) {
         return;
     }
     receives_add();
     faults_call call = faults_begin(CALL_recv, SIZE_MAX);
     (void)faults_end(&call, completion->res);
-    if (call.is_short) {
-        ring_shorten_buffers(self, 0);
-    }
     if (call.error != 0 && (completion->res == 0 || completion->flags & IORING_CQE_F_MORE) && !operation->is_canceled) {
         end_with(ring, operation, completion, &call);
     } else if (call.error != 0) {
@@ -348,7 +364,7 @@ static void look_at_completion(const struct io_uring *ring, ring_state *self, st
         fail(operation, completion);
     }
     if (operation->opcode == IORING_OP_RECV) {
-        look_at_received(ring, self, operation, completion);
+        look_at_received(ring, operation, completion);
     } else if (operation->opcode == IORING_OP_ACCEPT) {
         look_at_accepted(ring, operation, completion);
     } else {
@@ -357,6 +373,11 @@ static void look_at_completion(const struct io_uring *ring, ring_state *self, st
     }
     if (!(completion->flags & IORING_CQE_F_MORE)) {
         end(self, operation);
+    } else if (operation->error == 0 && !operation->is_canceled) {
+        const int error = mischief_on_completion(self->mischief, operation);
+        if (error != 0) {
+            ring_fail_operation(ring, operation, error);
+        }
     }
 }
 
@@ -391,7 +412,7 @@ int __wrap_io_uring_queue_init_params(unsigned entries, struct io_uring *ring, s
 }
 
 void __wrap_io_uring_queue_exit(struct io_uring *ring) {
-    forget(ring->sq.sqes);
+    forget(ring);
     __real_io_uring_queue_exit(ring);
 }
 
@@ -444,36 +465,48 @@ int __wrap_io_uring_get_events(struct io_uring *ring) {
     return status < 0 ? status : __real_io_uring_get_events(ring);
 }
 
-int __wrap_io_uring_submit(struct io_uring *ring) {
+typedef enum entry { SUBMIT, SUBMIT_AND_GET, SUBMIT_AND_WAIT } entry;
+
+static int enter(struct io_uring *ring, entry how, struct __kernel_timespec *limit, sigset_t *mask) {
     ring_state *self = of(ring);
+    struct io_uring_cqe *first;
     int status = ordered(CALL_io_uring_enter);
-    if (status == 0) {
-        before(ring, self);
+
+    if (status == -EEXIST && how != SUBMIT_AND_WAIT) {
+        faults_missed(); /* no other thread begins to run the loop in the middle of a dispatch */
+        status = 0;
+    }
+    if (status < 0) {
+        return status;
+    }
+    mischief_step_aside(self->mischief, ring);
+    before(ring, self);
+    if (how == SUBMIT) {
         status = __real_io_uring_submit(ring);
-        after(ring, self);
+    } else if (how == SUBMIT_AND_GET || mischief_is_holding(self->mischief)) {
+        status = __real_io_uring_submit_and_get_events(ring);
+    } else {
+        status = __real_io_uring_submit_and_wait_timeout(ring, &first, 1, limit, mask);
+    }
+    after(ring, self);
+    mischief_step_in(self->mischief, ring);
+    if (status == -EEXIST) {
+        mischief_let_go(self->mischief); /* it will be left behind */
     }
     return status;
 }
 
+int __wrap_io_uring_submit(struct io_uring *ring) {
+    return enter(ring, SUBMIT, NULL, NULL);
+}
+
 int __wrap_io_uring_submit_and_get_events(struct io_uring *ring) {
-    ring_state *self = of(ring);
-    int status = ordered(CALL_io_uring_enter);
-    if (status == 0) {
-        before(ring, self);
-        status = __real_io_uring_submit_and_get_events(ring);
-        after(ring, self);
-    }
-    return status;
+    return enter(ring, SUBMIT_AND_GET, NULL, NULL);
 }
 
 int __wrap_io_uring_submit_and_wait_timeout(struct io_uring *ring, struct io_uring_cqe **first, unsigned count,
                                             struct __kernel_timespec *limit, sigset_t *mask) {
-    ring_state *self = of(ring);
-    int status = ordered(CALL_io_uring_enter);
-    if (status == 0) {
-        before(ring, self);
-        status = __real_io_uring_submit_and_wait_timeout(ring, first, count, limit, mask);
-        after(ring, self);
-    }
-    return status;
+    (void)first; /* the library looks at the queue itself */
+    CHECK_EQ(count, 1);
+    return enter(ring, SUBMIT_AND_WAIT, limit, mask);
 }

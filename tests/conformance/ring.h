@@ -21,12 +21,13 @@ typedef struct flight {
     uint64_t tag; /* its user_data */
     int fd;
     uint8_t opcode;
-    bool is_nothing;  /* the kernel got a NOP instead */
-    bool is_canceled; /* by the library */
-    int error;        /* what its last completion is to say, if nothing else ends it; 0: what the kernel says */
-    bool is_planned;  /* the error is that of call */
-    faults_call call; /* of a send */
-    void *copy;       /* of a message that was cut short */
+    bool is_nothing;    /* the kernel got a NOP instead */
+    bool is_canceled;   /* by the library */
+    int error;          /* what its last completion is to say, if nothing else ends it; 0: what the kernel says */
+    bool is_planned;    /* the error is that of call */
+    unsigned cancel_in; /* entries into the kernel; 0: nobody has to */
+    faults_call call;   /* of a send */
+    void *copy;         /* of a message that was cut short */
 } flight;
 
 /* A ring of the library's. The driver copies its struct io_uring; the mapped submissions tell which it is. */
@@ -37,8 +38,8 @@ typedef struct ring_state {
     unsigned seen;      /* completions */
     struct io_uring_buf_ring *buffers;
     unsigned buffer_count;
-    unsigned buffer_bytes; /* of each, unless shortened; 0: not looked at yet */
     flight *flights[RING_BUCKETS];
+    struct mischief *mischief; /* NULL: none */
     bool is_sending[RING_DESCRIPTORS];
 } ring_state;
 
@@ -52,7 +53,10 @@ void ring_fail_submission(flight *operation, struct io_uring_sqe *submission, in
 /* ... or what the kernel has already. */
 void ring_fail_operation(const struct io_uring *ring, flight *operation, int error);
 
-/* Let the buffers that the kernel has not taken yet hold less than they do; 0: what they do. */
-void ring_shorten_buffers(ring_state *self, unsigned bytes);
+/*
+ * Let the next buffers that the kernel takes hold less than they do: so many of them, so many bytes. Few, for a kernel
+ * that has received 32 times without a pause may forget the end of a Unix socket (axboe/liburing#1549).
+ */
+void ring_shorten_buffers(const ring_state *self, const struct io_uring *ring, unsigned count, unsigned bytes);
 
 #endif

@@ -12,6 +12,7 @@ const char *const test_driver_table[] = {
 #define NO_FILES "the simulator's Unix sockets have no files"
 #define NO_KERNEL "it is about what a kernel does, or about its clock"
 #define NO_RESOLVER "the resolver that the test replaces is not the simulator's"
+#define NO_RING "it has no ring whose completions could be tampered with"
 #define NO_WORLD "the simulated sockets of a loop go with it"
 
 const test_lack test_lacks[] = {
@@ -105,5 +106,9 @@ const test_lack test_lacks[] = {
     {"sim", "server/may_be_closed_right_before", NO_WORLD},
     {"sim", "system_calls/", "the simulator makes no system calls"},
     {"sim", "write/an_error_after_some_partial", "in a network a reset may overtake what was sent before it"},
+    {"epoll", "completions/", NO_RING},
+    {"late", "completions/", NO_RING},
+    {"poll", "completions/", NO_RING},
+    {"sim", "completions/", NO_RING},
     {NULL, NULL, NULL},
 };

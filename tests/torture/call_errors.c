@@ -118,11 +118,12 @@ bool call_is_told_of(system_call call, int error) {
     switch (call) {
     case CALL_connect:
         return error != EAGAIN; /* a Unix socket whose backlog is full is asked again */
+    case CALL_recv:             /* a ring receives also for who has paused, or closes just then */
+        return strcmp(test_driver(), "uring") != 0;
     case CALL_accept4:
     case CALL_bind:
     case CALL_fcntl:
     case CALL_listen:
-    case CALL_recv:
     case CALL_send:
     case CALL_sendmsg:
     case CALL_socket:

@@ -271,7 +271,7 @@ void stage_refused(stage *self, int code) {
 
 static bool is_wait(system_call call) {
     return call == CALL_epoll_wait || call == CALL_epoll_pwait2 || call == CALL_ppoll || call == CALL_io_uring_enter ||
-           call == CALL_io_uring_register; /* which enables it before the first wait */
+           call == CALL_io_uring_register; /* enables it before the first wait */
 }
 
 void stage_ran(stage *self, int status) {
@@ -588,10 +588,7 @@ bool stage_play(const scene *played, const fault *plan, bool may_be_noticed) {
     }
     faults_disarm();
     const bool hit = faults_hit();
-    /* A ring receives also for who has paused, or closes just then. */
-    const bool may_be_silent =
-        played->may_be_silent || (hit && plan->call == CALL_recv && strcmp(test_driver(), "uring") == 0);
-    if (hit && !self->strict && !may_be_silent && call_is_told_of(plan->call, plan->error)) {
+    if (hit && !self->strict && !played->may_be_silent && call_is_told_of(plan->call, plan->error)) {
         CHECK(self->told);
     }
     clean_up(self);

@@ -2,6 +2,7 @@
  * A thousand connections at random acts, the same in every run. Each byte tells its position, so what is delivered is
  * checked to be a prefix of what was sent, in both directions, and the whole of it after a clean end.
  */
+#include "conformance/mischief.h"
 #include "conformance/script.h"
 
 #include <errno.h>
@@ -172,3 +173,16 @@ SCRIPT_TEST(stream_model, a_thousand_connections_at_random_lose_and_repeat_nothi
         run_together((unsigned)i);
     }
 }
+
+#ifdef HAVE_LIBURING
+TEST_DRIVERS(completions, in_any_order_lose_and_repeat_nothing_of_connections_at_random) {
+    const int64_t rounds = test_rounds(1000, 20);
+
+    test_set_timeout(120);
+    prng = test_prng_start(21);
+    for (int64_t i = 0; i < rounds; i++) {
+        mischief_begin((uint64_t)i, i % 4 == 0 ? MISCHIEF_ORDER : MISCHIEF_HARMLESS);
+        run_together((unsigned)i);
+    }
+}
+#endif
