@@ -94,12 +94,31 @@ static void hold(struct mischief *self, const struct io_uring_cqe *completion) {
     self->waiting[self->count++] = (held){.completion = *completion};
 }
 
+/* A receive whose end would say nothing of its own: then its last bytes say that it has ended, as they may. */
+static bool ends_with_bytes(struct mischief *self, const struct io_uring_cqe *completion) {
+    if (completion->flags & IORING_CQE_F_MORE || (completion->res != -ENOBUFS && completion->res != -EINTR)) {
+        return false;
+    }
+    for (size_t i = self->count; i-- > 0;) {
+        struct io_uring_cqe *earlier = &self->waiting[i].completion;
+        if (earlier->user_data == completion->user_data) {
+            const bool can = earlier->res > 0 && earlier->flags & IORING_CQE_F_MORE;
+            earlier->flags &= can ? ~IORING_CQE_F_MORE : UINT32_MAX;
+            return can;
+        }
+    }
+    return false;
+}
+
 static void take_from_kernel(struct mischief *self) {
     const unsigned tail = io_uring_smp_load_acquire(self->real.ktail);
     unsigned head = *self->real.khead;
 
     for (; head != tail; head++) {
-        hold(self, &self->real.cqes[head & self->real.ring_mask]);
+        const struct io_uring_cqe *completion = &self->real.cqes[head & self->real.ring_mask];
+        if (!ends_with_bytes(self, completion)) {
+            hold(self, completion);
+        }
     }
     io_uring_smp_store_release(self->real.khead, head);
 }

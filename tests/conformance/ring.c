@@ -39,7 +39,12 @@ int __wrap_io_uring_submit_and_wait_timeout(struct io_uring *ring, struct io_uri
                                             struct __kernel_timespec *limit, sigset_t *mask);
 
 static ring_state *rings;
+static atomic_size_t receives_ended;
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+
+size_t ring_receives_ended(void) {
+    return atomic_load(&receives_ended);
+}
 
 /* ---- Which ring it is ---- */
 
@@ -318,6 +323,7 @@ static void look_at_received(const struct io_uring *ring, flight *operation, str
         return;
     }
     receives_add();
+    atomic_fetch_add(&receives_ended, completion->res > 0 && !(completion->flags & IORING_CQE_F_MORE));
     faults_call call = faults_begin(CALL_recv, SIZE_MAX);
     (void)faults_end(&call, completion->res);
     if (call.error != 0 && (completion->res == 0 || completion->flags & IORING_CQE_F_MORE) && !operation->is_canceled) {

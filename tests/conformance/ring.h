@@ -43,6 +43,11 @@ typedef struct ring_state {
     bool is_sending[RING_DESCRIPTORS];
 } ring_state;
 
+/** Receives that brought bytes, and that the kernel has ended all the same. */
+size_t ring_receives_ended(void);
+
+/* What follows is for ring.c and mischief.c. */
+
 flight *ring_find(ring_state *self, uint64_t tag);
 
 /* Really end an operation that the kernel has. Its last completion comes with the next entry into the kernel. */
