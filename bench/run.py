@@ -53,7 +53,7 @@ def show_servers(row, pairs):
     medians = {side: {name: statistics.median(one[name] for one in seen) for name in FIGURES}
                for side, seen in found.items() if seen}
     common.table("%s: each server (medians; CPU in microseconds a %s, latency in microseconds)" % (row.title, row.unit),
-                 ["server", "CPU", "server", "client", "%ss/s" % row.unit, "p50", "p99", "p99.9"],
+                 ["server", "CPU", "server", "client", "a second", "p50", "p99", "p99.9"],
                  [[side] + ["%.2f" % one[name] for name in FIGURES[:3]] + ["%.0f" % one[name] for name in FIGURES[3:]]
                   for side, one in medians.items()])
     return medians

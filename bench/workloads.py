@@ -27,7 +27,7 @@ ROWS = [echo(connections, size, name) for size, name in SIZES for connections in
 SPLIT = Row("16 small writes", decides="server", connections=64, size=64)
 CHURN = Row("churn", decides="server", unit="connection", connections=32, size=64, churn=True)
 IDLE = Row("32 busy, 5,000 idle", connections=32, size=64, idle=5000)
-BULK = Row("bulk one way", unit="64 KiB", extra=("--sink",), connections=8, size=65536, sink=True)
+BULK = Row("bulk one way", unit="16 KiB", extra=("--sink",), connections=32, size=16384, sink=True)
 ROWS += [SPLIT, CHURN, IDLE, BULK] + [echo(1, size, name) for size, name in SIZES]
 QUICK = ("32 x 64 B", "256 x 1 KiB", "32 x 64 KiB", "16 small writes", "churn", "bulk one way", "1 x 64 B")
 
