@@ -134,16 +134,16 @@ int main(int argc, char **argv) {
                 go_on((int)fd, &connections[fd]);
         }
         full_before = full;
-        unsigned head = *ring.cq.khead;
         bool sleep = starved_head == starved_tail || given - full == BUFFERS;
         while (serve_check(io_uring_submit_and_wait(&ring, sleep), "io_uring_enter") < 0)
             continue;
-        for (unsigned end = head + io_uring_cq_ready(&ring); head != end; head++) {
+        unsigned head = *ring.cq.khead, ready = io_uring_cq_ready(&ring);
+        for (unsigned end = head + ready; head != end; head++) {
             const struct io_uring_cqe *cqe = &ring.cq.cqes[head & (COMPLETIONS - 1)];
             on_completion((unsigned)(cqe->user_data >> 32), (int)(unsigned)cqe->user_data, cqe->res, cqe->flags);
             stop |= cqe->user_data >> 32 == TERMINATE;
-            io_uring_cq_advance(&ring, 1);
         }
+        io_uring_cq_advance(&ring, ready);
     }
     serve_report("uring");
 }
