@@ -104,6 +104,7 @@ const test_lack test_lacks[] = {
     {"sim", "resolve/a_request_is_refused", NO_RESOLVER},
     {"sim", "ring/an_accept", NO_KERNEL},
     {"sim", "ring/paused_readers", NO_KERNEL},
+    {"sim", "ring_probe/who_gives_up", NO_KERNEL},
     {"sim", "server/addresses_that_cannot", NO_KERNEL},
     {"sim", "server/may_be_closed_right_before", NO_WORLD},
     {"sim", "system_calls/", "the simulator makes no system calls"},

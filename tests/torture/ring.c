@@ -7,7 +7,9 @@
 #include "conformance/peers.h"
 #include "conformance/plumbing.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
+#include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/resource.h>
@@ -203,20 +205,66 @@ TEST_DRIVERS(ring, pausing_and_resuming_at_random_loses_nothing_of_a_numbered_st
 
 /* ---- FIELD row 6: numbers that come back ---- */
 
-/* What the newest connection has heard begins as its own client's nonce does, or it has heard nothing. */
-static void check_nonces(const peers *all, const uint64_t *nonces, int count) {
-    const peer *one = all->newest;
+enum { TOGETHER = 4 };
 
-    for (int i = 0; i < count && one != NULL; i++, one = one->next) {
-        bool known = one->received_count == 0;
-        for (int n = 0; n < count; n++) {
-            known = known || memcmp(one->received, &nonces[n], one->received_count) == 0;
-        }
-        CHECK(known);
+/* The sockets of clients, which are not to take the numbers that become free. */
+static void open_all(int fds[TOGETHER]) {
+    for (int i = 0; i < TOGETHER; i++) {
+        fds[i] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        CHECK_GE(fds[i], 0);
     }
 }
 
-static void free_all_peers(peers *all) {
+static void connect_all(peers *all, uint16_t port, const int fds[TOGETHER]) {
+    const struct sockaddr_in address = {
+        .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK), .sin_port = htons(port)};
+    const int made = all->made;
+
+    for (int i = 0; i < TOGETHER; i++) {
+        CHECK_EQ(connect(fds[i], (const struct sockaddr *)&address, sizeof address), 0);
+    }
+    PEERS_UNTIL(all, all->made == made + TOGETHER);
+}
+
+/* One that was cut off: whatever becomes of it must not reach who has its number now. */
+static void say(int fd, uint64_t nonce) {
+    (void)send(fd, &nonce, sizeof nonce, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+static bool all_have_heard(const peers *all) {
+    const peer *one = all->newest;
+
+    for (int i = 0; i < TOGETHER; i++, one = one->next) {
+        if (one->received_count < sizeof(uint64_t)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Each of the newest has heard one of these and nothing else. */
+static void check_heard(const peers *all, const uint64_t nonces[TOGETHER]) {
+    const peer *one = all->newest;
+
+    for (int i = 0; i < TOGETHER; i++, one = one->next) {
+        bool is_known = false;
+        CHECK_EQ(one->received_count, sizeof(uint64_t));
+        for (int n = 0; n < TOGETHER; n++) {
+            is_known = is_known || memcmp(one->received, &nonces[n], sizeof nonces[n]) == 0;
+        }
+        CHECK(is_known);
+    }
+}
+
+static void abort_all(const peers *all) {
+    for (peer *one = all->newest; one != NULL; one = one->next) {
+        if (one->transport != NULL) {
+            tepal_transport_abort(one->transport, TEPAL_ECANCELED);
+        }
+    }
+}
+
+static void forget_peers(peers *all) {
     while (all->newest != NULL) {
         peer *next = all->newest->next;
         free(all->newest);
@@ -225,11 +273,10 @@ static void free_all_peers(peers *all) {
 }
 
 TEST_DRIVERS(ring, a_number_that_comes_back_brings_nothing_of_who_had_it) {
-    enum { TOGETHER = 4 };
     const int64_t rounds = test_rounds(1000000, 3000) / TOGETHER;
     peers all = {0};
     uint64_t nonces[TOGETHER];
-    int fds[TOGETHER];
+    int old[TOGETHER], fds[TOGETHER];
     test_set_timeout(3600);
     prng = test_prng_start(6);
     peers_open(&all);
@@ -237,33 +284,32 @@ TEST_DRIVERS(ring, a_number_that_comes_back_brings_nothing_of_who_had_it) {
     const uint16_t port = server_port(server, 0);
 
     for (int64_t round = 0; round < rounds; round++) {
-        const int made = all.made;
-        for (int i = 0; i < TOGETHER; i++) {
-            nonces[i] = test_prng_next(&prng);
-            fds[i] = plain_dial("127.0.0.1", port);
-            test_write_all(fds[i], &nonces[i], sizeof nonces[i]);
+        open_all(old);
+        connect_all(&all, port, old);
+        open_all(fds);
+        if (below(2) == 0) {
+            peers_settle(&all); /* the kernel receives */
         }
-        PEERS_UNTIL(&all, all.made == made + TOGETHER);
+        for (int i = 0; i < TOGETHER && below(2) == 0; i++) {
+            say(old[i], 0); /* on its way when it is cut off */
+        }
+        abort_all(&all);
+        PEERS_UNTIL(&all, tepal_server_connection_count(server) == 0);
+        connect_all(&all, port, fds); /* under the numbers that the old ones had */
+        peers_settle(&all);
         for (int i = 0; i < TOGETHER; i++) {
-            switch (below(3)) {
-            case 0: /* with what it was sent in the kernel, or on its way out of it */
-                for (peer *one = all.newest; one != NULL; one = one->next) {
-                    if (one->transport != NULL && below(2) == 0) {
-                        tepal_transport_abort(one->transport, TEPAL_ECANCELED);
-                    }
-                }
-                break;
-            case 1:
-                CHECK_OK(tepal_loop_step(all.loop, 0));
-                break;
-            default:
-                break;
-            }
+            nonces[i] = test_prng_next(&prng) | 1;
+            say(old[i], 0);
+            say(fds[i], nonces[i]);
+        }
+        PEERS_UNTIL(&all, all_have_heard(&all));
+        check_heard(&all, nonces);
+        for (int i = 0; i < TOGETHER; i++) {
+            plain_reset(old[i]);
             plain_reset(fds[i]);
         }
-        PEERS_UNTIL(&all, all.lost == all.made);
-        check_nonces(&all, nonces, TOGETHER);
-        free_all_peers(&all);
+        PEERS_UNTIL(&all, all.lost == all.made && tepal_server_connection_count(server) == 0);
+        forget_peers(&all);
     }
     tepal_server_unref(server);
     peers_close(&all);
