@@ -8,8 +8,8 @@
 enum { PATIENCE = 4, PLACES = 1 << 14 };
 
 typedef struct held {
-    struct io_uring_cqe completion;
-    unsigned rounds; /* since it came */
+    unsigned rounds;                /* since it came */
+    struct io_uring_cqe completion; /* last: its end is open */
 } held;
 
 struct mischief {
