@@ -80,7 +80,8 @@ static __attribute__((noinline)) void deliver_own(tpi_uring *uring, tpi_uring_op
     }
 }
 
-static __attribute__((always_inline)) inline void deliver(tpi_uring *uring, bool is_past, uint64_t tag, int result, uint32_t flags) {
+static __attribute__((always_inline)) inline void deliver(tpi_uring *uring, bool is_past, uint64_t tag, int result,
+                                                          uint32_t flags) {
     const tpi_uring_operation operation = (tpi_uring_operation)(tag >> TPI_URING_OPERATION_SHIFT);
     if (__builtin_expect(operation - TPI_URING_RECEIVE > TPI_URING_ACCEPT - TPI_URING_RECEIVE, 0)) {
         deliver_own(uring, operation, flags);

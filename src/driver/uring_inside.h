@@ -61,23 +61,23 @@ struct tpi_uring {
     uint32_t buffer_count, buffer_bytes;
     uint32_t buffer_mask;   /* buffer_count - 1 */
     uint32_t buffer_stride; /* from one to the next */
-    uint32_t leased;       /* buffers in which bytes are held */
-    uint16_t buffer_tail;  /* of buffer_ring, with what is not published yet */
-    uint32_t entries;      /* of the submission queue */
-    uint32_t head;         /* of the completion queue: the next one to be delivered */
-    bool is_enabled;       /* a thread has it */
-    bool is_foreign;       /* a foreign loop waits on its descriptor */
-    bool is_registered;    /* the ring's descriptor is registered with that thread */
-    bool is_leased; /* what was held last stays in its buffer, which is not given back */
-    bool is_past;          /* what is delivered is of an earlier ring, whose buffers are not given back */
-    bool must_poll_wake;   /* the kernel has stopped to report wake-ups */
-    bool is_polling;       /* the kernel polls the set of watched descriptors */
-    bool is_polling_room;  /* the kernel polls the set of full sockets */
-    bool has_room_left;    /* that set is to be looked at */
-    bool has_watches_left; /* an interrupted dispatch left some of their events */
-    uint8_t waits;         /* of this run, up to the one that registers */
-    uint16_t dispatches;   /* how many there were; goes round */
-    tpi_uring_slot *slots; /* by descriptor */
+    uint32_t leased;        /* buffers in which bytes are held */
+    uint16_t buffer_tail;   /* of buffer_ring, with what is not published yet */
+    uint32_t entries;       /* of the submission queue */
+    uint32_t head;          /* of the completion queue: the next one to be delivered */
+    bool is_enabled;        /* a thread has it */
+    bool is_foreign;        /* a foreign loop waits on its descriptor */
+    bool is_registered;     /* the ring's descriptor is registered with that thread */
+    bool is_leased;         /* what was held last stays in its buffer, which is not given back */
+    bool is_past;           /* what is delivered is of an earlier ring, whose buffers are not given back */
+    bool must_poll_wake;    /* the kernel has stopped to report wake-ups */
+    bool is_polling;        /* the kernel polls the set of watched descriptors */
+    bool is_polling_room;   /* the kernel polls the set of full sockets */
+    bool has_room_left;     /* that set is to be looked at */
+    bool has_watches_left;  /* an interrupted dispatch left some of their events */
+    uint8_t waits;          /* of this run, up to the one that registers */
+    uint16_t dispatches;    /* how many there were; goes round */
+    tpi_uring_slot *slots;  /* by descriptor */
     uint32_t slot_count;
     tpi_object *first, *last; /* objects with something left; last is undefined while first is NULL */
     struct msghdr *headers;   /* of sends that are not submitted yet, by their place in the submission queue */
@@ -151,9 +151,8 @@ struct io_uring_sqe *tpi_uring_place_slowly(tpi_uring *uring);
 static inline struct io_uring_sqe *tpi_uring_place(tpi_uring *uring) {
     struct io_uring_sq *queue = &uring->ring.sq;
     const uint32_t tail = queue->sqe_tail;
-    if (__builtin_expect(tail - IO_URING_READ_ONCE(*queue->khead) >= queue->ring_entries ||
-                             uring->driver.queued_since == 0,
-                         0)) {
+    if (__builtin_expect(
+            tail - IO_URING_READ_ONCE(*queue->khead) >= queue->ring_entries || uring->driver.queued_since == 0, 0)) {
         return tpi_uring_place_slowly(uring);
     }
     queue->sqe_tail = tail + 1;

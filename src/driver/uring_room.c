@@ -22,25 +22,26 @@ bool tpi_uring_poll_room(tpi_uring *uring) {
     if (uring->room_fd < 0 || uring->is_polling_room) {
         return true;
     }
-    uring->is_polling_room = tpi_uring_poll(uring, uring->room_fd, POLLIN, (uint64_t)TPI_URING_ROOM << TPI_URING_OPERATION_SHIFT);
+    uring->is_polling_room =
+        tpi_uring_poll(uring, uring->room_fd, POLLIN, (uint64_t)TPI_URING_ROOM << TPI_URING_OPERATION_SHIFT);
     uring->has_room_left = !uring->is_polling_room; /* else the next dispatch looks by itself, and asks again */
     uring->driver.backlog |= uring->has_room_left;
     return uring->is_polling_room;
 }
 
+/* Once each time, and asked anew: whatever happened in between, it is told if there is room now. */
 int tpi_uring_await_room(tpi_uring *uring, tpi_object *object) {
-    if (!(object->spare & TPI_IN_ROOM)) {
-        int code = open_room(uring);
-        if (code < 0) {
-            return code;
-        }
-        struct epoll_event event = {.events = EPOLLOUT | (uint32_t)EPOLLET,
-                                    .data.u64 = tpi_uring_tag(uring, object->fd, TPI_URING_SEND)};
-        if (epoll_ctl(uring->room_fd, EPOLL_CTL_ADD, object->fd, &event) < 0) {
-            return TEPAL_SYSTEM(errno);
-        }
-        object->spare |= TPI_IN_ROOM;
+    int code = open_room(uring);
+    if (code < 0) {
+        return code;
     }
+    struct epoll_event event = {.events = EPOLLOUT | (uint32_t)EPOLLONESHOT,
+                                .data.u64 = tpi_uring_tag(uring, object->fd, TPI_URING_SEND)};
+    const int operation = object->spare & TPI_IN_ROOM ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
+    if (epoll_ctl(uring->room_fd, operation, object->fd, &event) < 0) {
+        return TEPAL_SYSTEM(errno);
+    }
+    object->spare |= TPI_IN_ROOM;
     object->bits |= TPI_BLOCKED;
     (void)tpi_uring_poll_room(uring);
     return 0;

@@ -22,8 +22,8 @@ bool tpi_uring_poll_watches(tpi_uring *uring) {
     if (inner == NULL || uring->is_polling) {
         return true;
     }
-    uring->is_polling =
-        tpi_uring_poll(uring, inner->ops->poll_fd(uring->driver.inner), POLLIN, (uint64_t)TPI_URING_WATCHES << TPI_URING_OPERATION_SHIFT);
+    uring->is_polling = tpi_uring_poll(uring, inner->ops->poll_fd(uring->driver.inner), POLLIN,
+                                       (uint64_t)TPI_URING_WATCHES << TPI_URING_OPERATION_SHIFT);
     uring->has_watches_left = !uring->is_polling; /* else the next dispatch looks by itself, and asks again */
     uring->driver.backlog |= uring->has_watches_left;
     return uring->is_polling;

@@ -305,9 +305,8 @@ static void stream_sent(tpi_object *object, int64_t result) {
     tepal_transport *transport = (tepal_transport *)object;
     tpi_chunk *chunk = transport->flight;
     const uint32_t unusual = TPI_ENDED | TPI_EOF_DUE | TPI_CLOSE_DUE;
-    if (__builtin_expect((transport->flags & (TPI_FLYING | unusual)) == TPI_FLYING &&
-                             result == (int64_t)chunk->rest.iov_len,
-                         1)) {
+    if (__builtin_expect(
+            (transport->flags & (TPI_FLYING | unusual)) == TPI_FLYING && result == (int64_t)chunk->rest.iov_len, 1)) {
         transport->flight = NULL;
         transport->flags &= ~(uint32_t)(TPI_SPECIAL | TPI_FLYING);
         tpi_chunk_give(transport->loop, chunk);

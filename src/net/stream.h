@@ -145,7 +145,8 @@ void tpi_cork_settle(tepal_transport *transport);
 static inline void tpi_transport_update_special(tepal_transport *transport) {
     bool special = transport->filters != NULL || transport->sending != NULL || transport->flight != NULL ||
                    transport->extras != NULL || transport->loop->debug;
-    transport->flags = (transport->flags & ~(uint32_t)(TPI_SPECIAL | TPI_FLYING)) | (special ? (uint32_t)TPI_SPECIAL : 0);
+    transport->flags =
+        (transport->flags & ~(uint32_t)(TPI_SPECIAL | TPI_FLYING)) | (special ? (uint32_t)TPI_SPECIAL : 0);
     if (special) {
         tpi_cork_settle(transport);
     }
