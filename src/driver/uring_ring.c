@@ -80,6 +80,8 @@ static int check_enter(struct io_uring *ring) {
 int tpi_uring_open_ring(tpi_uring *uring) {
     struct io_uring_params parameters = {.flags = common_flags | (uring->is_foreign ? 0 : own_flags),
                                          .cq_entries = uring->entries * COMPLETIONS_PER_ENTRY};
+    uring->buffers = NULL; /* those of an earlier ring are the caller's, if this fails */
+    uring->buffer_ring = NULL;
     int status = io_uring_queue_init_params(uring->entries, &uring->ring, &parameters);
     if (status < 0) {
         return TEPAL_SYSTEM(-status);
