@@ -102,8 +102,10 @@ static void nameless(stage *self) {
 
 static void wildcard(stage *self, bool mapped) {
     set_roles(self);
-    tepal_server *server = stage_listen_with(
-        self, TEPAL_OPTIONS(tepal_server_options, .reuse_port = true, .ipv4_mapped = mapped, .do_not_start = true));
+    /* A port of this process alone: one that the kernel chooses may be shared with who asks for reuse_port as well. */
+    tepal_server *server =
+        stage_listen_with(self, TEPAL_OPTIONS(tepal_server_options, .port = (uint16_t)(10000 + getpid() % 20000),
+                                              .reuse_port = true, .ipv4_mapped = mapped, .do_not_start = true));
     if (server == NULL || !stage_ok(self, tepal_server_start_serving(server))) {
         return;
     }
