@@ -17,7 +17,7 @@
 enum { DESCRIPTORS = 4096 };
 
 /* The network that was made last, by a loop that is alone in it. */
-static tepal_sim *world;
+static _Atomic(tepal_sim *) world; /* loops of several threads make them */
 /* Of the test's own sockets; the library's do not block. */
 static bool blocking[DESCRIPTORS], shut_down[DESCRIPTORS];
 
