@@ -7,6 +7,7 @@
 #include "torture/differential_program.h"
 #include "torture/stage.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -65,6 +66,31 @@ TEST_DRIVERS(completions, in_any_order_run_a_loop) {
     test_set_timeout(120);
     play_scenes(scenes_of_loops, MISCHIEF_ORDER, test_rounds(500, 10));
     play_scenes(scenes_of_loops, MISCHIEF_ORDER | MISCHIEF_CANCELS, test_rounds(500, 10));
+}
+
+/* Where anything may fail for good, what must hold is what must hold whatever system call fails: system_calls.c. */
+static void play_hard(const scene *scenes, int64_t rounds) {
+    const fault never = {.call = CALL_accept4, .occurrence = 0, .error = EMFILE};
+    uint64_t seed = first_seed();
+
+    for (int64_t round = 0; round < rounds; round++) {
+        for (const scene *next = scenes; next->name != NULL; next++, seed += 1000) {
+            tell(next->name, seed);
+            mischief_begin(seed, MISCHIEF_HARMLESS | MISCHIEF_HARD);
+            CHECK(!stage_play(next, &never, true));
+        }
+    }
+}
+
+TEST_DRIVERS(completions, that_fail_for_good_end_connections_and_leave_nothing) {
+    const int64_t rounds = test_rounds(500, 10);
+
+    test_set_timeout(120);
+    (void)test_directory();
+    play_hard(scenes_of_connections, rounds);
+    play_hard(scenes_of_streams, rounds);
+    play_hard(scenes_of_servers, rounds);
+    CHECK_GT(mischief_done(MISCHIEF_HARD), 0);
 }
 
 /* ---- Programs that are told the same ---- */

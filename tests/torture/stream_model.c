@@ -181,7 +181,9 @@ TEST_DRIVERS(completions, in_any_order_lose_and_repeat_nothing_of_connections_at
     test_set_timeout(120);
     prng = test_prng_start(21);
     for (int64_t i = 0; i < rounds; i++) {
-        mischief_begin((uint64_t)i, i % 4 == 0 ? MISCHIEF_ORDER : MISCHIEF_HARMLESS);
+        mischief_begin((uint64_t)i, i % 4 == 0   ? MISCHIEF_ORDER
+                                    : i % 4 == 1 ? MISCHIEF_HARMLESS | MISCHIEF_HARD
+                                                 : MISCHIEF_HARMLESS);
         run_together((unsigned)i);
     }
 }
