@@ -251,7 +251,7 @@ static void cancel_at_last(struct mischief *self, const struct io_uring *ring, c
     }
 }
 
-void mischief_before(struct mischief *self, const struct io_uring *ring, const ring_state *state) {
+void mischief_before(struct mischief *self, const struct io_uring *ring, ring_state *state) {
     if (self == NULL) {
         return;
     }

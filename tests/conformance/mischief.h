@@ -44,7 +44,7 @@ void mischief_let_go(struct mischief *self);
 /* Something is held back, or not taken yet: nobody may sleep. */
 bool mischief_is_holding(const struct mischief *self);
 /* Before an entry: cancellations that were held back, and the sizes of buffers. */
-void mischief_before(struct mischief *self, const struct io_uring *ring, const ring_state *state);
+void mischief_before(struct mischief *self, const struct io_uring *ring, ring_state *state);
 
 /* About one submission, after its flight has begun, and of a cancellation with what it ends, or NULL. */
 void mischief_on_submission(struct mischief *self, flight *operation, struct io_uring_sqe *submission);

@@ -166,17 +166,25 @@ struct buffer_status {
     uint32_t group, head, reserved[8];
 };
 
-void ring_shorten_buffers(const ring_state *self, const struct io_uring *ring, unsigned count, unsigned bytes) {
+void ring_shorten_buffers(ring_state *self, const struct io_uring *ring, unsigned count, unsigned bytes) {
     struct buffer_status status = {0};
 
     if (self->buffers == NULL ||
         __real_syscall(SYS_io_uring_register, ring->ring_fd, REGISTER_BUFFER_STATUS, &status, 1) < 0) {
         return;
     }
+    self->buffer_bytes = self->buffers->bufs[0].len;
     for (unsigned i = 0; i < count && (uint16_t)(status.head + i) != self->buffers->tail; i++) {
         struct io_uring_buf *next = &self->buffers->bufs[(status.head + i) & (self->buffer_count - 1)];
         next->len = next->len < bytes ? next->len : bytes;
     }
+}
+
+static void restore_buffers(ring_state *self) {
+    for (unsigned i = 0; self->buffer_bytes != 0 && i < self->buffer_count; i++) {
+        self->buffers->bufs[i].len = self->buffer_bytes;
+    }
+    self->buffer_bytes = 0;
 }
 
 /* ---- Submissions ---- */
@@ -276,6 +284,7 @@ static void fail_waiting_accepts(const struct io_uring *ring, ring_state *self) 
 static void before(struct io_uring *ring, ring_state *self) {
     struct io_uring_sq *queue = &ring->sq;
 
+    restore_buffers(self);
     mischief_before(self->mischief, ring, self);
     fail_waiting_accepts(ring, self);
     for (; self->looked_at != queue->sqe_tail; self->looked_at++) {

@@ -38,6 +38,7 @@ typedef struct ring_state {
     unsigned seen;      /* completions */
     struct io_uring_buf_ring *buffers;
     unsigned buffer_count;
+    unsigned buffer_bytes; /* what each holds, where some hold less; else 0 */
     flight *flights[RING_BUCKETS];
     struct mischief *mischief; /* NULL: none */
     bool is_sending[RING_DESCRIPTORS];
@@ -59,9 +60,10 @@ void ring_fail_submission(flight *operation, struct io_uring_sqe *submission, in
 void ring_fail_operation(const struct io_uring *ring, flight *operation, int error);
 
 /*
- * Let the next buffers that the kernel takes hold less than they do: so many of them, so many bytes. Few, for a kernel
+ * Let the next buffers that the kernel takes in the next entry hold less than they do: so many of them, so many bytes.
+ * Few, for a kernel
  * that has received 32 times without a pause may forget the end of a Unix socket (axboe/liburing#1549).
  */
-void ring_shorten_buffers(const ring_state *self, const struct io_uring *ring, unsigned count, unsigned bytes);
+void ring_shorten_buffers(ring_state *self, const struct io_uring *ring, unsigned count, unsigned bytes);
 
 #endif

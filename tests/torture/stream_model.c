@@ -129,7 +129,9 @@ static void run_together(unsigned round) {
         inner->buffer_size = 1 + below(sizeof inner->buffer);
         inner->answer_eof = i % 4 == 0 ? 0 : TEPAL_KEEP_OPEN;
         script_open(inner, (round + (unsigned)i) % 2 == 0 ? SCRIPT_TCP : SCRIPT_UNIX);
-        script_narrow(inner);
+        if (inner->losts == 0) {
+            script_narrow(inner);
+        }
         inner->on_data = inner->on_eof = inner->on_pause = inner->on_resume = act_in_upcall;
     }
     for (int steps = 0; steps < TOGETHER * 60; steps++) {
