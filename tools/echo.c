@@ -43,7 +43,7 @@ static bool parse(echo_server *self, int argument_count, char **arguments, int *
         option_many("listen", "ADDRESS", &self->listen, "where to listen; may be given several times"),
         option_number("workers", "N", &self->workers_wanted, 1, WORKERS_MAX,
                       "threads with a loop each; they share every address (1)"),
-        option_text("driver", "NAME", &self->driver, "epoll or poll (the best there is, or $TEPAL_DRIVER)"),
+        option_text("driver", "NAME", &self->driver, "uring, epoll or poll (the best there is, or $TEPAL_DRIVER)"),
         option_seconds("grace", &self->grace_ns, 1, 3600000, "how long stopping may take before peers are cut off (5)"),
         option_flag("stats", &self->stats, "print counters at the end, a name and a number a line"),
     };

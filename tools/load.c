@@ -195,7 +195,7 @@ static bool parse(conductor *self, int argument_count, char **arguments, int *st
         option_seconds("seconds", &load->seconds_ns, 1, 86400000, "how long to send (5)"),
         option_seconds("limit", &load->limit_ns, 1, 86400000, "how long to wait for the last echoes then (10)"),
         option_text("source", "IP", &source, "local address to connect from"),
-        option_text("driver", "NAME", &load->driver, "epoll or poll (the best there is, or $TEPAL_DRIVER)"),
+        option_text("driver", "NAME", &load->driver, "uring, epoll or poll (the best there is, or $TEPAL_DRIVER)"),
         option_flag("json", &load->json, "print the result as one JSON object"),
     };
     if (!options_parse(&load_text, options, sizeof options / sizeof options[0], argument_count, arguments, status))

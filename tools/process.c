@@ -1,6 +1,8 @@
 /* Limits, processor time and the printing of numbers (process.h). */
 #include "process.h"
 
+#include <stdbool.h>
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,10 +30,16 @@ uint64_t raise_descriptor_limit(void) {
 }
 
 const char *why_no_loop(const char *driver, int code) {
+    const char *name = driver != NULL ? driver : getenv("TEPAL_DRIVER");
+    const bool is_uring = name != NULL && strcmp(name, "uring") == 0;
     if (code == TEPAL_EINVAL && driver != NULL)
-        return "there is no such driver; epoll and poll are there";
-    if (code == TEPAL_EINVAL && getenv("TEPAL_DRIVER") != NULL)
-        return "TEPAL_DRIVER in the environment names no driver: epoll and poll are there";
+        return "there is no such driver; uring, epoll and poll are there";
+    if (code == TEPAL_EINVAL && name != NULL)
+        return "TEPAL_DRIVER in the environment names no driver: uring, epoll and poll are there";
+    if (is_uring && code == TEPAL_ENOTSUP)
+        return "io_uring of Linux 6.1 or later is not here, or not built in; epoll is there";
+    if (is_uring && (code == TEPAL_SYSTEM(EPERM) || code == TEPAL_SYSTEM(ENOSYS) || code == TEPAL_SYSTEM(EACCES)))
+        return "io_uring is refused here (/proc/sys/kernel/io_uring_disabled, or a sandbox); epoll is there";
     return tepal_strerror(code);
 }
 

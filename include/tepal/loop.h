@@ -120,8 +120,9 @@ typedef struct tepal_loop_stats {
  * Make a loop. options may be NULL.
  *
  * It belongs to no thread until it is run. Give it back with tepal_loop_close() and tepal_loop_unref(). Returns 0;
- * TEPAL_EINVAL for an unknown driver or an option out of range; TEPAL_ENOMEM; EMFILE or ENFILE as system errors. Any
- * thread.
+ * TEPAL_EINVAL for an unknown driver or an option out of range; TEPAL_ENOTSUP for a driver that this build or kernel has
+ * not got; EPERM as a system error where io_uring was asked for by name and is forbidden (io_uring_disabled, seccomp(2));
+ * TEPAL_ENOMEM; EMFILE or ENFILE as system errors. Any thread.
  */
 TEPAL_API int tepal_loop_new(tepal_loop **loop, const tepal_loop_options *options);
 

@@ -296,7 +296,8 @@ extern const tpi_driver_ops *tpi_extra_driver;
 
 /*
  * Make the driver with this name, or with NULL the one that TEPAL_DRIVER names, or the best that works here. Returns 0,
- * TEPAL_EINVAL for a name that is not known, or the error of the driver that was named.
+ * TEPAL_EINVAL for a name that is not known, TEPAL_ENOTSUP for a driver that this build or kernel has not got, or the
+ * error of the driver that was named.
  */
 int tpi_driver_new(tpi_driver **driver, const char *name, const tpi_driver_options *options);
 

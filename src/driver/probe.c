@@ -38,7 +38,7 @@ int tpi_driver_new(tpi_driver **driver, const char *name, const tpi_driver_optio
         if (tpi_extra_driver != NULL && strcmp(tpi_extra_driver->name, name) == 0) {
             return tpi_extra_driver->create(driver, options);
         }
-        return TEPAL_EINVAL;
+        return strcmp(name, "uring") == 0 ? TEPAL_ENOTSUP : TEPAL_EINVAL; /* built without it */
     }
     int code = TEPAL_ENOTSUP;
     for (size_t i = 0; tpi_drivers[i] != NULL; i++) {

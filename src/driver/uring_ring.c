@@ -83,8 +83,8 @@ int tpi_uring_open_ring(tpi_uring *uring) {
     uring->buffers = NULL; /* those of an earlier ring are the caller's, if this fails */
     uring->buffer_ring = NULL;
     int status = io_uring_queue_init_params(uring->entries, &uring->ring, &parameters);
-    if (status < 0) {
-        return TEPAL_SYSTEM(-status);
+    if (status < 0) { /* EINVAL: a kernel that does not know some flag */
+        return status == -EINVAL ? TEPAL_ENOTSUP : TEPAL_SYSTEM(-status);
     }
     (void)io_uring_ring_dontfork(&uring->ring);
     int code = check_enter(&uring->ring);
@@ -233,6 +233,9 @@ static int take_number(tpi_uring *uring, int number) {
 static int renew(tpi_uring *uring) {
     tpi_uring_past *past = NULL;
     int code = tpi_uring_copy_leases(uring);
+    if (code == 0 && io_uring_cq_has_overflow(&uring->ring)) {
+        code = TEPAL_EBUSY; /* only its own thread gets what the queue had no room for: one more turn there */
+    }
     const tpi_uring old = *uring;
     if (code == 0) {
         code = keep_past(uring, &past);
