@@ -38,7 +38,7 @@ const int *call_errors(system_call call) {
         [CALL_io_uring_enter] = {EAGAIN, EBADF, EBADFD, EBUSY, EEXIST, EFAULT, EINTR, EINVAL, ENXIO, EOPNOTSUPP, ETIME},
         [CALL_io_uring_register] = {EACCES, EBADF, EBADFD, EBUSY, EEXIST, EFAULT, EINVAL, EMFILE, ENOMEM, ENXIO,
                                     EOPNOTSUPP, EOVERFLOW, EPERM},
-        [CALL_io_uring_setup] = {EFAULT, EINVAL, EMFILE, ENFILE, ENOMEM, ENOSYS, EPERM},
+        [CALL_io_uring_setup] = {EFAULT, EMFILE, ENFILE, ENOMEM, ENOSYS, EPERM},
         [CALL_ioctl] = {EBADF, EFAULT, EINVAL, ENOTTY},
         [CALL_listen] = {EADDRINUSE, EBADF, ENOTSOCK, EOPNOTSUPP},
         [CALL_lstat] = {EACCES, EBADF, EFAULT, EINVAL, ELOOP, ENAMETOOLONG, ENOENT, ENOMEM, ENOTDIR, EOVERFLOW},

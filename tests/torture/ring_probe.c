@@ -142,6 +142,19 @@ TEST(ring_probe, a_kernel_whose_administrator_forbids_rings_is_lived_with) {
     }
 }
 
+/* One that does not know what is asked for: Linux before 6.1. */
+TEST(ring_probe, a_kernel_that_is_too_old_is_said_to_be_without_support) {
+    const fault plan = {.call = CALL_io_uring_setup, .occurrence = 1, .error = EINVAL};
+    tepal_loop *loop = NULL;
+
+    faults_arm(&plan);
+    CHECK_EQ(tepal_loop_new(&loop, TEPAL_OPTIONS(tepal_loop_options, .driver = "uring")), TEPAL_ENOTSUP);
+    CHECK(faults_hit());
+    faults_arm(&plan);
+    check_another_driver();
+    faults_disarm();
+}
+
 /* ---- FIELD row 9: rights that were given up ---- */
 
 enum { NOBODY = 65534 };
