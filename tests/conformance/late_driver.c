@@ -243,6 +243,7 @@ static int late_create(tpi_driver **driver, const tpi_driver_options *options) {
     self->driver = *driver;
     self->end = &self->first;
     (*driver)->ops = &late_driver;
+    (*driver)->completes = true;
     pthread_mutex_lock(&mutex);
     self->next = all;
     all = self;
