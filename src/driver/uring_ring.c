@@ -331,7 +331,7 @@ static int enter(tpi_uring *uring, int64_t timeout_ns) {
         if (code < 0) {
             return code;
         }
-        status = submit(uring, uring->past == NULL ? timeout_ns : 0);
+        status = submit(uring, uring->driver.backlog ? 0 : timeout_ns); /* what was under way is begun by dispatch() */
     }
     uring->driver.queued_since = 0;
     switch (-status) {

@@ -10,6 +10,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/resource.h>
@@ -372,6 +373,36 @@ TEST_DRIVERS(ring, an_accept_that_has_succeeded_while_its_listener_closes_leaks_
     }
     mischief_begin(0, 0);
 #endif
+}
+
+/* ---- Another thread ---- */
+
+static void *turn_once(void *loop) {
+    CHECK_OK(tepal_loop_step(loop, TEPAL_MS(1)));
+    return NULL;
+}
+
+TEST_DRIVERS(ring, a_loop_that_goes_to_another_thread_hears_of_what_comes_then) {
+    tepal_loop *loop = LOOP(.debug = true);
+    end self = {0};
+    pthread_t thread;
+
+    const int other = adopt_one(loop, &self, 7);
+    loop_settle(loop);
+    for (uint64_t round = 0; round < 6; round++) {
+        if (round % 2 == 0) { /* the ring is that thread's, and then has to be ours again */
+            CHECK_EQ(pthread_create(&thread, NULL, turn_once, loop), 0);
+            CHECK_EQ(pthread_join(thread, NULL), 0);
+        }
+        feed_plainly(other, &self, round * 10, 10);
+        while (self.received < (round + 1) * 10) {
+            CHECK_OK(tepal_loop_step(loop, -1)); /* nothing else would end it */
+        }
+    }
+    close(other);
+    CHECK_OK(tepal_loop_close(loop));
+    end_free(&self);
+    tepal_loop_unref(loop);
 }
 
 /* ---- Greedy peers ---- */
