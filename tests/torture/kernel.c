@@ -1,4 +1,5 @@
 /* What the library asks of the kernel: no more calls than a message needs, and nothing that a child inherits. */
+#include "conformance/faults.h"
 #include "conformance/peers.h"
 #include "conformance/script.h"
 
@@ -31,6 +32,38 @@ SCRIPT_TEST(kernel, an_echo_costs_one_receive_one_send_and_no_registration) {
     CHECK_EQ(receives_counted() - receives, MESSAGES);
     CHECK_EQ(registrations_counted(), registrations);
     script_close(&self);
+}
+
+static void stop_soon(void *loop) {
+    tepal_loop_stop(loop);
+}
+
+/* Two that send back what comes, to each other, in one run. */
+TEST_DRIVERS(kernel, a_turn_enters_the_ring_once) {
+    peers all = {.echo = true};
+    tepal_loop_stats before = {.size = sizeof before}, after = {.size = sizeof after};
+    if (strcmp(test_driver(), "uring") != 0) {
+        return; /* the others have no ring */
+    }
+    peers_open(&all);
+    tepal_server *server = peers_serve(&all);
+    tepal_future *future = peers_dial(&all, server_port(server, 0));
+    CHECK_OK(peers_wait(&all, future));
+    PEERS_UNTIL(&all, all.made == 2);
+    CHECK_OK(tepal_transport_write(peers_connected(future)->transport, "x", 1));
+    CHECK_OK(tepal_loop_call_later(all.loop, TEPAL_MS(20), stop_soon, all.loop, NULL));
+    CHECK_OK(tepal_loop_get_stats(all.loop, &before));
+    faults_arm(NULL);
+    CHECK_OK(tepal_loop_run_forever(all.loop));
+    const size_t enters = faults_count(CALL_io_uring_enter), others = faults_count(CALL_io_uring_register);
+    faults_disarm();
+    CHECK_OK(tepal_loop_get_stats(all.loop, &after));
+    CHECK_GT(after.turns - before.turns, 10);
+    CHECK_LE(enters, after.turns - before.turns + 1); /* the run's end submits what is left */
+    CHECK_LE(others, 2);                              /* its descriptor is registered, and given back */
+    tepal_future_unref(future);
+    tepal_server_unref(server);
+    peers_close(&all);
 }
 
 /* The descriptors that a program started from here finds open. */
