@@ -67,6 +67,7 @@ struct tpi_uring {
     uint32_t head;          /* of the completion queue: the next one to be delivered */
     bool is_enabled;        /* a thread has it */
     bool is_foreign;        /* a foreign loop waits on its descriptor */
+    bool was_exchanged;     /* an earlier ring may still be going: see tpi_uring_accepted() */
     bool is_registered;     /* the ring's descriptor is registered with that thread */
     bool is_leased;         /* what was held last stays in its buffer, which is not given back */
     bool is_past;           /* what is delivered is of an earlier ring, whose buffers are not given back */
@@ -75,6 +76,8 @@ struct tpi_uring {
     bool is_polling_room;   /* the kernel polls the set of full sockets */
     bool has_room_left;     /* that set is to be looked at */
     bool has_watches_left;  /* an interrupted dispatch left some of their events */
+    int accepting;          /* the descriptor that accepted() is being told of, or -1 ... */
+    bool accepting_unix;    /* ... and whether it is a Unix socket */
     uint8_t waits;          /* of this run, up to the one that registers */
     uint16_t dispatches;    /* how many there were; goes round */
     tpi_uring_slot *slots;  /* by descriptor */
@@ -118,6 +121,8 @@ enum {
 };
 /* object->spare */
 #define TPI_IN_ROOM 1 /* registered with room_fd */
+#define TPI_IS_UNIX 2 /* a Unix socket */
+#define TPI_POLLS 4   /* a listener whose connections are polled for */
 
 #define TPI_FAILURE (UINT32_C(0xff) << TPI_FAILURE_SHIFT)
 

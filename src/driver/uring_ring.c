@@ -236,30 +236,34 @@ static int renew(tpi_uring *uring) {
     if (code == 0 && io_uring_cq_has_overflow(&uring->ring)) {
         code = TEPAL_EBUSY; /* only its own thread gets what the queue had no room for: one more turn there */
     }
-    const tpi_uring old = *uring;
     if (code == 0) {
         code = keep_past(uring, &past);
     }
-    if (code == 0) {
-        code = tpi_uring_open_ring(uring);
-    }
     if (code < 0) {
-        tpi_free(uring->driver.realloc, past);
-        uring->ring = old.ring;
-        uring->buffers = old.buffers;
-        uring->buffer_ring = old.buffer_ring;
-        uring->buffer_tail = old.buffer_tail;
         return code;
     }
-    struct io_uring gone = old.ring;
-    gone.ring_fd = take_number(uring, old.ring.ring_fd);
-    io_uring_queue_exit(&gone); /* what it had under way ends with it */
-    munmap(old.buffer_ring, buffer_ring_length(uring));
+    struct io_uring old = uring->ring;
+    uint8_t *buffers = uring->buffers;
+    struct io_uring_buf_ring *buffer_ring = uring->buffer_ring;
+    const uint16_t buffer_tail = uring->buffer_tail;
+    code = tpi_uring_open_ring(uring);
+    if (code < 0) {
+        tpi_free(uring->driver.realloc, past);
+        uring->ring = old;
+        uring->buffers = buffers;
+        uring->buffer_ring = buffer_ring;
+        uring->buffer_tail = buffer_tail;
+        return code;
+    }
+    old.ring_fd = take_number(uring, old.ring_fd);
+    io_uring_queue_exit(&old); /* what it had under way ends with it */
+    munmap(buffer_ring, buffer_ring_length(uring));
     if (past == NULL) {
-        munmap(old.buffers, buffers_length(uring));
+        munmap(buffers, buffers_length(uring));
     } else {
         append_past(uring, past);
     }
+    uring->was_exchanged = true;
     ask_again(uring, past);
     return 0;
 }

@@ -4,6 +4,7 @@
  */
 #include "driver/uring_inside.h"
 #include "base/alloc.h"
+#include <poll.h>
 #include <unistd.h>
 
 /* The table: descriptors and generations */
@@ -64,8 +65,16 @@ int tpi_uring_open(tpi_driver *driver, tpi_object *object, tpi_kind kind, int fa
     int code = take((tpi_uring *)driver, object, fd, kind);
     if (code < 0) {
         close(fd);
+        return code;
     }
-    return code;
+    object->spare = family == AF_UNIX ? TPI_IS_UNIX : 0;
+    return 0;
+}
+
+static bool is_unix_socket(int fd) {
+    int domain = 0;
+    socklen_t length = sizeof domain;
+    return getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &length) == 0 && domain == AF_UNIX;
 }
 
 int tpi_uring_adopt(tpi_driver *driver, tpi_object *object, int fd, tpi_kind kind, bool accepted) {
@@ -73,10 +82,14 @@ int tpi_uring_adopt(tpi_driver *driver, tpi_object *object, int fd, tpi_kind kin
     if (code == 0) {
         code = take((tpi_uring *)driver, object, fd, kind);
     }
-    if (code == 0 && kind == TPI_STREAM && !accepted) {
-        object->bits |= TPI_FRESH;
+    if (code < 0) {
+        return code;
     }
-    return code;
+    const tpi_uring *uring = (tpi_uring *)driver;
+    const bool is_unix = accepted && fd == uring->accepting ? uring->accepting_unix : is_unix_socket(fd);
+    object->spare = is_unix ? TPI_IS_UNIX : 0;
+    object->bits |= kind == TPI_STREAM && !accepted ? (uint32_t)TPI_FRESH : 0;
+    return 0;
 }
 
 /* The end */
@@ -162,14 +175,29 @@ void tpi_uring_say_last_word(tpi_uring *uring, tpi_object *object) {
 
 /* Accepting */
 
+/*
+ * A ring that was given up still waits for connections until the kernel has taken it down, and it alone may be woken by the
+ * next one (an accept is an exclusive waiter). So after an exchange connections are polled for, which every waiter hears.
+ */
 static void begin_accepting(tpi_uring *uring, tpi_object *object) {
+    const uint64_t tag = tpi_uring_tag(uring, object->fd, TPI_URING_ACCEPT);
+    if (uring->was_exchanged) {
+        if (tpi_uring_poll(uring, object->fd, POLLIN, tag)) {
+            object->spare |= TPI_POLLS;
+            object->bits |= TPI_RECEIVING;
+        } else {
+            tpi_uring_list(uring, object);
+        }
+        return;
+    }
     struct io_uring_sqe *place = tpi_uring_place(uring);
     if (place == NULL) {
         tpi_uring_list(uring, object);
         return;
     }
     io_uring_prep_multishot_accept(place, object->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-    place->user_data = tpi_uring_tag(uring, object->fd, TPI_URING_ACCEPT);
+    place->user_data = tag;
+    object->spare &= (uint8_t)~TPI_POLLS;
     object->bits |= TPI_RECEIVING;
 }
 
@@ -241,18 +269,42 @@ static void accept_ended(tpi_object *object, int result) {
     object->up->accept_failed(object, TEPAL_SYSTEM(error));
 }
 
+static void tell_accepted(tpi_uring *uring, tpi_object *object, int fd, const tepal_address *peer) {
+    uring->accepting = fd;
+    uring->accepting_unix = object->spare & TPI_IS_UNIX;
+    object->up->accepted(object, fd, peer);
+    uring->accepting = -1;
+}
+
+static void accept_some(tpi_uring *uring, tpi_object *object) {
+    for (unsigned budget = 64; budget > 0 && object->bits & TPI_WANTS && !uring->driver.interrupted; budget--) {
+        tepal_address peer = {.length = sizeof peer.storage};
+        int fd = accept4(object->fd, (struct sockaddr *)&peer.storage, &peer.length, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        if (fd >= 0) {
+            tell_accepted(uring, object, fd, &peer);
+        } else if (errno == EAGAIN) {
+            return;
+        } else {
+            accept_ended(object, -errno);
+        }
+    }
+}
+
 void tpi_uring_accepted(tpi_uring *uring, tpi_object *object, int result, uint32_t flags) {
     if (!(flags & IORING_CQE_F_MORE)) {
         object->bits &= ~(uint32_t)(TPI_RECEIVING | TPI_CANCELING);
     }
+    const bool is_poll = object->spare & TPI_POLLS && result >= 0 && !uring->is_past;
     if (object->bits & (TPI_CLOSING | TPI_RELEASING)) {
-        if (result >= 0) {
+        if (result >= 0 && !is_poll) {
             close(result); /* it lost the race */
         }
+    } else if (is_poll) {
+        accept_some(uring, object);
     } else if (result >= 0) {
         tepal_address peer = {.length = 0};
         find_peer(result, &peer);
-        object->up->accepted(object, result, &peer);
+        tell_accepted(uring, object, result, &peer);
     } else {
         accept_ended(object, result);
     }

@@ -161,7 +161,12 @@ static void begin_receiving(tpi_uring *uring, tpi_object *object) {
         tpi_uring_list(uring, object);
         return;
     }
-    io_uring_prep_recv_multishot(place, object->fd, NULL, 0, 0);
+    if (object->spare & TPI_IS_UNIX) {
+        /* A multishot one can miss an EOF that follows bytes at once: liburing#1549, seen with Linux 6.18. */
+        io_uring_prep_recv(place, object->fd, NULL, 0, 0);
+    } else {
+        io_uring_prep_recv_multishot(place, object->fd, NULL, 0, 0);
+    }
     place->flags |= IOSQE_BUFFER_SELECT;
     place->user_data = tag;
     object->bits |= TPI_RECEIVING;
