@@ -33,8 +33,8 @@ typedef struct tepal_loop_options {
     int64_t slow_callback_ns;  /**< with debug: report callbacks that take longer; 0: 100 ms, negative: none */
     void *(*realloc)(void *, size_t); /**< the allocator: realloc(3), with free for size 0; NULL: libc's */
     unsigned ring_entries;            /**< io_uring: submissions queued at most, a power of two from 8; 0: 256 */
-    unsigned ring_buffers;            /**< io_uring: buffers lent to the kernel, a power of two from 2; 0: 256 */
-    unsigned ring_buffer_bytes;       /**< io_uring: of each buffer, 1,024 to 1,048,576; 0: 16,384 */
+    unsigned ring_buffers;            /**< io_uring: buffers lent to the kernel, a power of two from 2; 0: 64 */
+    unsigned ring_buffer_bytes;       /**< io_uring: of each buffer, 1,024 to 1,048,576; 0: 65,536 */
 } tepal_loop_options;
 
 /** A callback queued by call_soon, call_later and call_at. argument is borrowed. */

@@ -11,8 +11,8 @@
 #include <unistd.h>
 
 #define ENTRIES 256
-#define BUFFERS 256
-#define BUFFER_BYTES 16384
+#define BUFFERS 64
+#define BUFFER_BYTES 65536 /* a long message is one upcall, and its answer one call */
 
 /* The list of objects with something left to deliver */
 
