@@ -56,8 +56,9 @@ TEPAL_API int tepal_transport_set_protocol(tepal_transport *transport, tepal_pro
 /**
  * Write length bytes; they are copied, or taken by the kernel at once. A length of 0 does nothing.
  *
- * What one upcall or callback writes leaves when it returns, joined. Returns 0; TEPAL_ECLOSED once closing; TEPAL_EPIPE
- * after write_eof; TEPAL_ENOBUFS past the write cap; TEPAL_ENOMEM. On an error nothing was queued.
+ * What one upcall or callback writes leaves when it returns, joined, or earlier where it is long. Returns 0;
+ * TEPAL_ECLOSED once closing; TEPAL_EPIPE after write_eof; TEPAL_ENOBUFS past the write cap; TEPAL_ENOMEM. On an error
+ * nothing was queued.
  */
 TEPAL_API int tepal_transport_write(tepal_transport *transport, const void *data, size_t length);
 

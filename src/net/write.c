@@ -1,11 +1,14 @@
 /*
  * Writing: what one callback writes is corked, joined in a chunk of 16 KiB, and leaves when the callback returns. What
- * would not fit leaves at once, gathered with the caller's memory, so that only what the kernel refuses is copied.
+ * would not fit, or comes first and is long, leaves at once, gathered with the caller's memory, so that only what the
+ * kernel refuses is copied.
  *
  * Corks are the loop's: a transport has one only between its first write in a callback and the flush after it.
  */
 #include "net/cork.h"
 
+#define DIRECT_BYTES                                                                                                   \
+    8192 /* a first write as long leaves at once: to copy it costs more than a call that might be spared */
 #define FREE_CHUNKS 256 /* kept for reuse: a driver may have as many in flight */
 #define CORKS 64 /* transports corked at once at most: a callback that writes to thousands needs no chunk for each */
 
@@ -348,7 +351,7 @@ static int write_corked(tepal_transport *transport, const struct iovec *pieces, 
     return 0;
 }
 
-/* Write more than a cork holds: it leaves at once, behind what was written before. */
+/* Write what is not to be corked: it leaves at once, behind what was written before. */
 static void write_through(tepal_transport *transport, const struct iovec *pieces, size_t count) {
     if (cork_of(transport) == NULL) {
         hand_down(transport, pieces, count);
@@ -367,7 +370,8 @@ static int write_checked(tepal_transport *transport, const struct iovec *pieces,
         return 0;
     }
     size_t limit = cork_limit(transport);
-    if (tpi_transport_corked(transport) + length <= limit) {
+    const size_t corked = tpi_transport_corked(transport);
+    if (corked + length <= limit && (corked > 0 || length < DIRECT_BYTES)) {
         return write_corked(transport, pieces, count, limit);
     }
     write_through(transport, pieces, count);
@@ -401,7 +405,7 @@ static __attribute__((noinline)) int write_more(tepal_transport *transport, cons
 int tepal_transport_write(tepal_transport *transport, const void *data, size_t length) {
     tepal_loop *loop = transport->loop;
     if (__builtin_expect(loop->corked != NULL || transport->flags & (TPI_SPECIAL | TPI_CLOSING | TPI_EOF_WANTED) ||
-                             length - 1 >= TPI_JOIN_BYTES,
+                             length - 1 >= DIRECT_BYTES - 1,
                          0)) {
         return write_more(transport, data, length);
     }
