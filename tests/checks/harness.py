@@ -50,7 +50,7 @@ def every_failure_is_reported():
             problems.append(f"{label}: expected '{reason}', got '{said.get(label)}'")
     problems += [f"{label} is reported as failed" for label in said.keys() - EXPECTED.keys()]
     # Passed: passes, both that leave something, and the three other drivers. Skipped: skips.
-    totals = f"6 passed, {len(EXPECTED)} failed, 1 skipped"
+    totals = f"7 passed, {len(EXPECTED)} failed, 1 skipped"
     if lines[-1] != totals:
         problems.append(f"expected '{totals}', got '{lines[-1]}'")
     if "SKIP  good/skips: no reason here" not in lines:
@@ -64,7 +64,8 @@ def a_prefix_selects_tests():
     _, listing = run("--list", "bad/fails")
     _, on_poll = run("--list", "--driver", "poll", "bad/fails_on")
     expected = ["bad/fails_in_a_thread", "bad/fails_in_a_child_that_nobody_asks", "bad/fails_on_one_driver:epoll",
-                "bad/fails_on_one_driver:late", "bad/fails_on_one_driver:poll", "bad/fails_on_one_driver:sim"]
+                "bad/fails_on_one_driver:late", "bad/fails_on_one_driver:poll", "bad/fails_on_one_driver:sim",
+                "bad/fails_on_one_driver:uring"]
     problems = [] if listing.split() == expected else [f"bad/fails selects {listing.split()}"]
     if on_poll.split() != ["bad/fails_on_one_driver:poll"]:
         problems.append(f"--driver poll selects {on_poll.split()}")
