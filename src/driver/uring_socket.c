@@ -94,21 +94,26 @@ int tpi_uring_adopt(tpi_driver *driver, tpi_object *object, int fd, tpi_kind kin
 
 /* The end */
 
+void tpi_uring_end_receiving(tpi_uring *uring, tpi_object *object) {
+    if (tpi_uring_cancel(uring, object, object->bits & TPI_LISTENS ? TPI_URING_ACCEPT : TPI_URING_RECEIVE)) {
+        object->bits |= TPI_CANCELING;
+    } else {
+        tpi_uring_list(uring, object); /* the queue is full: once more in the next dispatch */
+    }
+}
+
 /* Whatever the kernel still has of it is asked to end. */
 static void cancel_all(tpi_uring *uring, tpi_object *object) {
     const uint32_t bits = object->bits;
-    bool asked = true;
     if ((bits & (TPI_RECEIVING | TPI_CANCELING)) == TPI_RECEIVING) {
-        asked = tpi_uring_cancel(uring, object, bits & TPI_LISTENS ? TPI_URING_ACCEPT : TPI_URING_RECEIVE);
-        object->bits |= asked ? (uint32_t)TPI_CANCELING : 0;
+        tpi_uring_end_receiving(uring, object);
     }
     if (bits & (TPI_SENDING | TPI_CONNECTING) && !(bits & TPI_CANCEL_SEND)) {
-        const bool too = tpi_uring_cancel(uring, object, bits & TPI_SENDING ? TPI_URING_SEND : TPI_URING_CONNECT);
-        object->bits |= too ? (uint32_t)TPI_CANCEL_SEND : 0;
-        asked = asked && too;
-    }
-    if (!asked) {
-        tpi_uring_list(uring, object); /* the queue is full: once more in the next dispatch */
+        if (tpi_uring_cancel(uring, object, bits & TPI_SENDING ? TPI_URING_SEND : TPI_URING_CONNECT)) {
+            object->bits |= TPI_CANCEL_SEND;
+        } else {
+            tpi_uring_list(uring, object);
+        }
     }
 }
 
@@ -211,14 +216,6 @@ void tpi_uring_accept_start(tpi_driver *driver, tpi_object *object) {
     }
 }
 
-static void end_accepting(tpi_uring *uring, tpi_object *object) {
-    if (tpi_uring_cancel(uring, object, TPI_URING_ACCEPT)) {
-        object->bits |= TPI_CANCELING;
-    } else {
-        tpi_uring_list(uring, object);
-    }
-}
-
 void tpi_uring_accept_stop(tpi_driver *driver, tpi_object *object) {
     tpi_uring *uring = (tpi_uring *)driver;
     object->bits &= ~(uint32_t)TPI_WANTS;
@@ -226,7 +223,7 @@ void tpi_uring_accept_stop(tpi_driver *driver, tpi_object *object) {
     if (!(object->bits & TPI_RECEIVING)) {
         tpi_uring_list(uring, object);
     } else if (!(object->bits & TPI_CANCELING)) {
-        end_accepting(uring, object);
+        tpi_uring_end_receiving(uring, object);
     }
 }
 
@@ -234,7 +231,7 @@ void tpi_uring_listener_go_on(tpi_uring *uring, tpi_object *object) {
     const uint32_t bits = object->bits;
     if (bits & TPI_RECEIVING) {
         if (bits & TPI_STOPPING && !(bits & TPI_CANCELING)) {
-            end_accepting(uring, object);
+            tpi_uring_end_receiving(uring, object);
         }
         return;
     }

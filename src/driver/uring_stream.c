@@ -172,14 +172,6 @@ static void begin_receiving(tpi_uring *uring, tpi_object *object) {
     object->bits |= TPI_RECEIVING;
 }
 
-static void end_receiving(tpi_uring *uring, tpi_object *object) {
-    if (tpi_uring_cancel(uring, object, TPI_URING_RECEIVE)) {
-        object->bits |= TPI_CANCELING;
-    } else {
-        tpi_uring_list(uring, object);
-    }
-}
-
 /* The peer's EOF, or a failure, is next. */
 static void tell_end(tpi_object *object) {
     const int error = (int)(object->bits >> TPI_FAILURE_SHIFT);
@@ -250,7 +242,7 @@ static void go_on(tpi_uring *uring, tpi_object *object) {
         }
     } else if (bits & TPI_HOLDING || !(bits & TPI_WANTS)) {
         if ((bits & (TPI_HOLDING | TPI_RECEIVING | TPI_CANCELING)) == (TPI_HOLDING | TPI_RECEIVING)) {
-            end_receiving(uring, object);
+            tpi_uring_end_receiving(uring, object);
         }
     } else if (bits & TPI_EOF_DUE || (bits & TPI_FAILURE && (is_broken(object) || !(bits & TPI_RECEIVING)))) {
         tell_end(object);
