@@ -146,7 +146,7 @@ static void end(tpi_uring *uring, tpi_object *object, uint32_t how) {
 
 void tpi_uring_close(tpi_driver *driver, tpi_object *object) {
     tpi_uring *uring = (tpi_uring *)driver;
-    if (object->bits & TPI_HOLDING) {
+    if (uring->slots[object->fd].held != NULL) { /* also while the first of it is being delivered */
         tpi_uring_free_held(uring, object);
         object->bits |= TPI_DROPPED;
     }

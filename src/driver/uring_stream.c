@@ -317,9 +317,9 @@ void tpi_uring_received_in_part(tpi_uring *uring, tpi_object *object, uint16_t b
 }
 
 static void deliver_held(tpi_uring *uring, tpi_object *object) {
-    tpi_uring_slot *slot = &uring->slots[object->fd];
-    tpi_parcel *parcel = slot->held;
-    slot->held = parcel->next; /* what the upcall leaves is put back by its length, so it must be out of the way */
+    const int fd = object->fd;
+    tpi_parcel *parcel = uring->slots[fd].held;
+    uring->slots[fd].held = parcel->next; /* what the upcall leaves is put back, so it must be out of the way */
     object->bits &= ~(uint32_t)TPI_HOLDING;
     const size_t length = parcel->length;
     const size_t used = give(object, parcel->data, length);
@@ -327,6 +327,7 @@ static void deliver_held(tpi_uring *uring, tpi_object *object) {
         free_parcel(uring, parcel); /* the others went with close() */
         return;
     }
+    tpi_uring_slot *slot = &uring->slots[fd]; /* only now: the upcall may have made the table grow */
     if (used < length) {
         parcel->data += used;
         parcel->length -= (uint32_t)used;
