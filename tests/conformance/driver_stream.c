@@ -398,6 +398,25 @@ TEST_DRIVERS(driver_stream, a_pending_send_is_reported_once_and_another_may_foll
     close_both(&self, peer);
 }
 
+TEST_DRIVERS(driver_stream, a_pending_send_costs_no_turn) {
+    static uint8_t block[100000];
+    struct iovec piece = {.iov_base = block, .iov_len = sizeof block};
+    tpi_message message = {.pieces = &piece, .count = 1};
+    thing self;
+    tpi_driver *driver = driver_open(0, 0);
+    const int peer = thing_adopt(&self, driver, true);
+    const bool is_late = strcmp(test_driver(), "late") == 0; /* it takes turns to say anything */
+    driver_settle(driver);
+    do { /* until nothing is sent any more */
+        memset(self.log, 0, sizeof self.log);
+        fill(&self, &message);
+        for (int turn = 0; turn < 5 && self.log[0] == '\0'; turn++) {
+            CHECK(!driver_turn(driver, 0) || is_late);
+        }
+    } while (self.log[0] != '\0');
+    close_both(&self, peer);
+}
+
 TEST_DRIVERS(driver_stream, an_offer_that_is_not_taken_keeps_nothing_and_tells_nothing) {
     static uint8_t block[100000];
     const struct iovec piece = {.iov_base = block, .iov_len = sizeof block};

@@ -1,10 +1,12 @@
 /* A foreign loop drives Tepal: a plain poll(2) loop, and libuv's. */
+#include "conformance/faults.h"
 #include "conformance/loops.h"
 #include "conformance/script.h"
 
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
+#include <string.h>
 #include <unistd.h>
 
 /* Work for the loop: timers, posts from a thread, bytes that come back. */
@@ -95,6 +97,27 @@ TEST_DRIVERS(foreign, a_plain_poll_loop_drives_it) {
         struct pollfd entry = {.fd = tepal_loop_poll_fd(self.loop), .events = POLLIN};
         const int ready = poll(&entry, 1, milliseconds(timeout_ns));
         CHECK(ready >= 0 || errno == EINTR);
+        CHECK_OK(tepal_loop_step(self.loop, 0));
+    }
+    close_guest(&self);
+}
+
+/* A ring that others wait on is another one than before. */
+TEST_DRIVERS(foreign, a_descriptor_that_could_not_be_had_can_be_asked_for_again) {
+    const fault plan = {.call = CALL_io_uring_setup, .occurrence = 1, .error = EMFILE};
+    guest self;
+    int64_t timeout_ns;
+    if (strcmp(test_driver(), "uring") != 0) {
+        return; /* the others make nothing for it */
+    }
+    open_guest(&self);
+    faults_arm(&plan);
+    CHECK_EQ(tepal_loop_poll_fd(self.loop), TEPAL_SYSTEM(EMFILE));
+    faults_disarm();
+    while (!is_done(&self)) {
+        CHECK_OK(tepal_loop_prepare(self.loop, &timeout_ns));
+        struct pollfd entry = {.fd = tepal_loop_poll_fd(self.loop), .events = POLLIN};
+        CHECK_GE(poll(&entry, 1, milliseconds(timeout_ns)), 0);
         CHECK_OK(tepal_loop_step(self.loop, 0));
     }
     close_guest(&self);

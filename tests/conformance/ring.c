@@ -294,6 +294,9 @@ static void before(struct io_uring *ring, ring_state *self) {
         case IORING_OP_SENDMSG:
             look_at_send(self, submission);
             break;
+        case IORING_OP_POLL_ADD:
+            (void)begin(self, submission);
+            break;
         case IORING_OP_RECV:
             mischief_on_submission(self->mischief, begin(self, submission), submission);
             break;
@@ -382,7 +385,7 @@ static void look_at_completion(const struct io_uring *ring, ring_state *self, st
         look_at_received(ring, operation, completion);
     } else if (operation->opcode == IORING_OP_ACCEPT) {
         look_at_accepted(ring, operation, completion);
-    } else {
+    } else if (operation->opcode != IORING_OP_POLL_ADD) {
         self->is_sending[operation->fd] = false;
         (void)faults_end(&operation->call, completion->res < 0 ? -1 : completion->res);
     }
@@ -390,7 +393,9 @@ static void look_at_completion(const struct io_uring *ring, ring_state *self, st
         end(self, operation);
     } else if (operation->error == 0 && !operation->is_canceled) {
         const int error = mischief_on_completion(self->mischief, operation);
-        if (error != 0) {
+        if (error != 0 && operation->opcode == IORING_OP_POLL_ADD) {
+            ring_cancel(ring, operation->tag); /* as if there had been no room for its completion */
+        } else if (error != 0) {
             ring_fail_operation(ring, operation, error);
         }
     }
