@@ -73,7 +73,7 @@ mutants:
 	@scripts/setup build test
 	@scripts/mutants
 
-# 300 one-line changes of src/, one at a time, and which test notices; an hour. docs/mutants.md says what it showed.
+# One-line changes of src/, one at a time, and which test notices; an hour. docs/mutants.md says what it showed.
 mutants-generated:
 	@scripts/setup build test
 	@scripts/mutate

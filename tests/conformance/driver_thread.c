@@ -202,3 +202,36 @@ TEST_DRIVERS(driver_thread, a_listener_that_starts_before_it_has_stopped_in_anot
     close(peers[0]);
     driver_close(driver);
 }
+
+static void *pause_and_hold(void *argument) {
+    tpi_driver *driver = argument;
+    driver_settle(driver);
+    for (int i = 0; i < COUNT; i += 2) { /* the one between holds nothing */
+        driver->ops->read_stop(driver, &things[i].object);
+        write_numbers(peers[i], 0, LENGTH);
+    }
+    driver_settle(driver);
+    return NULL;
+}
+
+TEST_DRIVERS(driver_thread, what_is_held_for_a_paused_reader_it_gets_in_another_thread) {
+    tpi_driver *driver = driver_open(0, 0);
+    for (int i = 0; i < COUNT; i++) {
+        peers[i] = thing_adopt(&things[i], driver, true);
+        thing_read_start(&things[i]);
+    }
+    deliver_elsewhere(driver, pause_and_hold);
+    for (int i = 0; i < COUNT; i++) {
+        CHECK_STR(things[i].log, "");
+        if (i % 2 == 0) {
+            write_numbers(peers[i], LENGTH, LENGTH);
+            thing_read_start(&things[i]);
+            DRIVER_UNTIL(driver, things[i].received == 2 * (size_t)LENGTH);
+        }
+    }
+    for (int i = 0; i < COUNT; i++) {
+        thing_close(&things[i]);
+        close(peers[i]);
+    }
+    driver_close(driver);
+}

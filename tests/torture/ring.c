@@ -2,6 +2,7 @@
  * Known faults of other libraries' rings, and what a completion model makes easy to get wrong, on every driver: few
  * entries, few buffers, full sockets, pauses, numbers that come back, accepts that lose a race, paused readers.
  */
+#include "conformance/faults.h"
 #include "conformance/loops.h"
 #include "conformance/mischief.h"
 #include "conformance/peers.h"
@@ -115,6 +116,44 @@ TEST_DRIVERS(ring, a_thousand_operations_at_once_are_more_than_eight_entries_hol
     tepal_loop_unref(loop);
     free(ends);
     free(peers_of);
+}
+
+/* ---- A full queue of which the kernel takes nothing now ---- */
+
+TEST_DRIVERS(ring, what_a_full_queue_has_no_place_for_is_begun_later) {
+    enum { CONNECTIONS = 20, LENGTH = 10, OCCURRENCES = 16 };
+    end ends[CONNECTIONS];
+    int peers_of[CONNECTIONS];
+
+    for (size_t occurrence = 1; occurrence <= OCCURRENCES; occurrence++) {
+        const fault plan = {.call = CALL_io_uring_enter, .occurrence = occurrence, .error = EAGAIN};
+        tepal_loop *loop = LOOP(.ring_entries = 8, .debug = true);
+        faults_arm(&plan);
+        for (int i = 0; i < CONNECTIONS; i++) {
+            ends[i] = (end){0};
+            peers_of[i] = adopt_one(loop, &ends[i], (uint64_t)i);
+        }
+        loop_settle(loop);
+        for (int i = 0; i < CONNECTIONS; i++) {
+            feed_plainly(peers_of[i], &ends[i], 0, LENGTH);
+        }
+        for (int i = 0; i < CONNECTIONS; i++) {
+            RUN_UNTIL(loop, ends[i].received == LENGTH);
+        }
+        for (int i = 0; i < CONNECTIONS; i++) { /* all of them are to be cancelled */
+            tepal_transport_close(ends[i].transport);
+        }
+        for (int i = 0; i < CONNECTIONS; i++) {
+            RUN_UNTIL(loop, ends[i].losts == 1);
+            close(peers_of[i]);
+        }
+        faults_disarm();
+        CHECK_OK(tepal_loop_close(loop));
+        for (int i = 0; i < CONNECTIONS; i++) {
+            end_free(&ends[i]);
+        }
+        tepal_loop_unref(loop);
+    }
 }
 
 /* ---- FIELD row 37: two buffers for everybody ---- */
