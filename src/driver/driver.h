@@ -178,10 +178,10 @@ typedef struct tpi_driver_ops {
     int (*open)(tpi_driver *driver, tpi_object *object, tpi_kind kind, int family);
     /*
      * An open descriptor, from success on the driver's (until release). It is made non-blocking and close-on-exec.
-     * Stream or listener. accepted: it came from accepted(), so the flags are right; else the first bytes come no earlier
-     * than the second dispatch after read_start(), so that they never come in the turn that adopted it. TEPAL_EBUSY: it has an object.
+     * Stream or listener. accepted: the family of one that came from accepted(), whose flags are right; 0: it came from
+     * elsewhere, and then the first bytes come no earlier than the second dispatch after read_start(), so that they never come in the turn that adopted it. TEPAL_EBUSY: it has an object.
      */
-    int (*adopt)(tpi_driver *driver, tpi_object *object, int fd, tpi_kind kind, bool accepted);
+    int (*adopt)(tpi_driver *driver, tpi_object *object, int fd, tpi_kind kind, int accepted);
     void (*release)(tpi_driver *driver, tpi_object *object); /* ends in released() */
     void (*close)(tpi_driver *driver, tpi_object *object);   /* ends in closed(); also cancels a connect. Once. */
 

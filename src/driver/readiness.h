@@ -154,7 +154,7 @@ void tpi_readiness_accept_again(tpi_readiness *readiness, tpi_object *object);
                     .dispatch = tpi_readiness_dispatch, .wake = tpi_readiness_wake, .each = tpi_readiness_each
 
 int tpi_readiness_open(tpi_driver *driver, tpi_object *object, tpi_kind kind, int family);
-int tpi_readiness_adopt(tpi_driver *driver, tpi_object *object, int fd, tpi_kind kind, bool accepted);
+int tpi_readiness_adopt(tpi_driver *driver, tpi_object *object, int fd, tpi_kind kind, int accepted);
 void tpi_readiness_release(tpi_driver *driver, tpi_object *object);
 void tpi_readiness_close(tpi_driver *driver, tpi_object *object);
 void tpi_readiness_accept_start(tpi_driver *driver, tpi_object *object);

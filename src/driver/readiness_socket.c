@@ -9,10 +9,14 @@
 /* Connections accepted from one listener in one dispatch at most: the rest is reported again. */
 #define ACCEPT_BUDGET 64
 
-static bool is_tcp(int fd) {
-    int domain = 0;
-    socklen_t length = sizeof domain;
-    return getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &length) == 0 && (domain == AF_INET || domain == AF_INET6);
+static bool is_inet(int family) {
+    return family == AF_INET || family == AF_INET6;
+}
+
+static int family_of(int fd) {
+    int family = AF_UNSPEC;
+    socklen_t length = sizeof family;
+    return getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &family, &length) == 0 ? family : AF_UNSPEC;
 }
 
 /* When a read that did not fill its buffer has left nothing: DESIGN section 4 names the case; levels are asked again. */
@@ -45,20 +49,21 @@ int tpi_readiness_open(tpi_driver *driver, tpi_object *object, tpi_kind kind, in
         close(fd);
         return code;
     }
-    object->bits = first_bits(readiness, family == AF_INET || family == AF_INET6);
+    object->bits = first_bits(readiness, is_inet(family));
     return 0;
 }
 
-int tpi_readiness_adopt(tpi_driver *driver, tpi_object *object, int fd, tpi_kind kind, bool accepted) {
+int tpi_readiness_adopt(tpi_driver *driver, tpi_object *object, int fd, tpi_kind kind, int accepted) {
     tpi_readiness *readiness = (tpi_readiness *)driver;
-    int code = accepted ? 0 : tpi_socket_adopt(fd, kind);
+    int code = accepted != 0 ? 0 : tpi_socket_adopt(fd, kind);
     if (code == 0) {
         code = fd == readiness->wake_fd ? TEPAL_EBUSY : bind_object(readiness, object, fd, kind);
     }
     if (code < 0) {
         return code;
     }
-    object->bits = first_bits(readiness, kind == TPI_STREAM && is_tcp(fd)) | (accepted ? 0 : TPI_ADOPTED | TPI_FRESH);
+    const bool tcp = kind == TPI_STREAM && is_inet(accepted != 0 ? accepted : family_of(fd));
+    object->bits = first_bits(readiness, tcp) | (accepted != 0 ? 0 : TPI_ADOPTED | TPI_FRESH);
     if (kind == TPI_STREAM) {
         object->bits |= TPI_WRITEABLE; /* try first; what is readable comes as the first edge */
         code = tpi_readiness_register(readiness, object);

@@ -70,7 +70,7 @@ static int sim_open(tpi_driver *driver, tpi_object *object, tpi_kind kind, int f
     return code;
 }
 
-static int sim_adopt(tpi_driver *driver, tpi_object *object, int fd, tpi_kind kind, bool accepted) {
+static int sim_adopt(tpi_driver *driver, tpi_object *object, int fd, tpi_kind kind, int accepted) {
     tpi_sim_driver *self = tpi_sim_driver_of(driver);
     tpi_sim_socket *socket = tpi_sim_socket_at(self, fd);
     if (socket == NULL) {
@@ -88,7 +88,7 @@ static int sim_adopt(tpi_driver *driver, tpi_object *object, int fd, tpi_kind ki
         return TEPAL_ENOMEM;
     }
     attach(driver, object, socket, kind);
-    socket->fresh = !accepted;
+    socket->fresh = accepted == 0;
     return 0;
 }
 

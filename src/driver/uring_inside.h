@@ -231,7 +231,7 @@ void tpi_uring_end_receiving(tpi_uring *uring, tpi_object *object);
 void tpi_uring_wind_up(tpi_uring *uring, tpi_object *object);
 void tpi_uring_say_last_word(tpi_uring *uring, tpi_object *object);
 int tpi_uring_open(tpi_driver *driver, tpi_object *object, tpi_kind kind, int family);
-int tpi_uring_adopt(tpi_driver *driver, tpi_object *object, int fd, tpi_kind kind, bool accepted);
+int tpi_uring_adopt(tpi_driver *driver, tpi_object *object, int fd, tpi_kind kind, int accepted);
 void tpi_uring_release(tpi_driver *driver, tpi_object *object);
 void tpi_uring_close(tpi_driver *driver, tpi_object *object);
 void tpi_uring_accept_start(tpi_driver *driver, tpi_object *object);

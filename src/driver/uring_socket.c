@@ -77,8 +77,8 @@ static bool is_unix_socket(int fd) {
     return getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &length) == 0 && domain == AF_UNIX;
 }
 
-int tpi_uring_adopt(tpi_driver *driver, tpi_object *object, int fd, tpi_kind kind, bool accepted) {
-    int code = accepted ? 0 : tpi_socket_adopt(fd, kind);
+int tpi_uring_adopt(tpi_driver *driver, tpi_object *object, int fd, tpi_kind kind, int accepted) {
+    int code = accepted != 0 ? 0 : tpi_socket_adopt(fd, kind);
     if (code == 0) {
         code = take((tpi_uring *)driver, object, fd, kind);
     }
@@ -88,7 +88,7 @@ int tpi_uring_adopt(tpi_driver *driver, tpi_object *object, int fd, tpi_kind kin
     const tpi_uring *uring = (tpi_uring *)driver;
     const bool is_unix = accepted && fd == uring->accepting ? uring->accepting_unix : is_unix_socket(fd);
     object->spare = is_unix ? TPI_IS_UNIX : 0;
-    object->bits |= kind == TPI_STREAM && !accepted ? (uint32_t)TPI_FRESH : 0;
+    object->bits |= kind == TPI_STREAM && accepted == 0 ? (uint32_t)TPI_FRESH : 0;
     return 0;
 }
 

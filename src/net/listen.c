@@ -158,7 +158,7 @@ static int open_borrowed(tepal_server *server, int fd) {
         return TEPAL_ENOMEM;
     }
     listener->object.borrowed = true;
-    const int code = driver->ops->adopt(driver, &listener->object, fd, TPI_LISTENER, false);
+    const int code = driver->ops->adopt(driver, &listener->object, fd, TPI_LISTENER, 0);
     if (code < 0) {
         tpi_listener_discard(listener);
         return code;

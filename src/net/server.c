@@ -137,7 +137,7 @@ static int server_connect(tepal_server *server, int fd, const tepal_address *pee
         driver->ops->discard(driver, fd);
         return code;
     }
-    code = driver->ops->adopt(driver, &transport->object, fd, TPI_STREAM, true);
+    code = driver->ops->adopt(driver, &transport->object, fd, TPI_STREAM, peer->storage.ss_family);
     if (code != 0) {
         tpi_transport_discard(transport);
         driver->ops->discard(driver, fd);

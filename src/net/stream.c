@@ -131,6 +131,9 @@ static void stream_error(tpi_object *object, int code) {
         return;
     }
     tpi_transport_fail(transport, code);
+    if (code == TEPAL_SYSTEM(ECONNRESET)) {
+        transport->flags &= ~(uint32_t)TPI_RESET; /* the peer has, so closing has nothing left to reset */
+    }
 }
 
 /* Output */

@@ -238,7 +238,7 @@ int tepal_loop_adopt(tepal_loop *loop, int fd, tepal_protocol *protocol, const t
     if (code < 0) {
         return code;
     }
-    code = loop->driver->ops->adopt(loop->driver, &made->object, fd, TPI_STREAM, false);
+    code = loop->driver->ops->adopt(loop->driver, &made->object, fd, TPI_STREAM, 0);
     if (code < 0) {
         tpi_transport_discard(made);
         return code;

@@ -229,7 +229,7 @@ TEST_DRIVERS(driver_socket, an_event_of_a_closed_object_does_not_reach_who_has_i
     /* The number that is free now is taken by a stranger, who must hear of nothing. */
     thing_init(&fresh, driver);
     test_tcp_pair(again);
-    CHECK_OK(driver->ops->adopt(driver, &fresh.object, again[0], TPI_STREAM, false));
+    CHECK_OK(driver->ops->adopt(driver, &fresh.object, again[0], TPI_STREAM, 0));
     thing_read_start(&fresh);
     driver_settle(driver);
     CHECK_STR(fresh.log, "");
@@ -350,7 +350,7 @@ TEST_DRIVERS(driver_socket, a_released_descriptor_comes_with_what_was_read_of_it
 
     /* It may be adopted again. */
     thing_init(&self, driver);
-    CHECK_OK(driver->ops->adopt(driver, &self.object, fd, TPI_STREAM, false));
+    CHECK_OK(driver->ops->adopt(driver, &self.object, fd, TPI_STREAM, 0));
     thing_read_start(&self);
     write_numbers(peer, 0, 5);
     DRIVER_UNTIL(driver, self.received == 5);
@@ -388,10 +388,10 @@ TEST_DRIVERS(driver_socket, a_descriptor_has_one_object) {
     tpi_driver *driver = driver_open(0, 0);
     const int peer = thing_adopt(&self, driver, true);
     thing_init(&second, driver);
-    CHECK_EQ(driver->ops->adopt(driver, &second.object, self.object.fd, TPI_STREAM, false), TEPAL_EBUSY);
+    CHECK_EQ(driver->ops->adopt(driver, &second.object, self.object.fd, TPI_STREAM, 0), TEPAL_EBUSY);
     CHECK_EQ(driver->ops->watch(driver, &second.object, self.object.fd, TEPAL_READABLE), TEPAL_EBUSY);
     CHECK_EQ(second.object.kind, 0);
-    CHECK_EQ(driver->ops->adopt(driver, &second.object, 1000, TPI_STREAM, false), TEPAL_EBADF);
+    CHECK_EQ(driver->ops->adopt(driver, &second.object, 1000, TPI_STREAM, 0), TEPAL_EBADF);
     CHECK_EQ(driver->objects, 1);
     thing_close(&self);
     close(peer);

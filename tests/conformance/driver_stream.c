@@ -238,7 +238,7 @@ TEST_DRIVERS(driver_stream, data_that_is_there_when_it_is_adopted_is_delivered) 
     test_tcp_pair(fds);
     write_numbers(fds[1], 0, 50);
     shutdown(fds[1], SHUT_WR);
-    CHECK_OK(driver->ops->adopt(driver, &self.object, fds[0], TPI_STREAM, false));
+    CHECK_OK(driver->ops->adopt(driver, &self.object, fds[0], TPI_STREAM, 0));
     thing_read_start(&self);
     DRIVER_UNTIL(driver, strchr(self.log, 'e') != NULL);
     CHECK_EQ(self.received, 50);
@@ -494,8 +494,8 @@ TEST_DRIVERS(driver_stream, thousands_of_pieces_arrive_in_order) {
     thing_init(&self, driver);
     thing_init(&other, driver);
     test_tcp_pair(fds);
-    CHECK_OK(driver->ops->adopt(driver, &self.object, fds[0], TPI_STREAM, false));
-    CHECK_OK(driver->ops->adopt(driver, &other.object, fds[1], TPI_STREAM, false));
+    CHECK_OK(driver->ops->adopt(driver, &self.object, fds[0], TPI_STREAM, 0));
+    CHECK_OK(driver->ops->adopt(driver, &other.object, fds[1], TPI_STREAM, 0));
     thing_read_start(&other);
     for (size_t i = 0; i < PIECES; i++) {
         bytes[i] = (uint8_t)(i % 251);

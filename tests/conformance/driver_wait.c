@@ -183,7 +183,7 @@ TEST_DRIVERS(driver_wait, a_watched_number_that_comes_back_as_our_own_socket_is_
     close(fds[0]);
     test_socketpair(again);
     CHECK_EQ(again[0], fds[0]);
-    CHECK_OK(driver->ops->adopt(driver, &self.object, again[0], TPI_STREAM, false));
+    CHECK_OK(driver->ops->adopt(driver, &self.object, again[0], TPI_STREAM, 0));
     thing_read_start(&self);
     write_numbers(again[1], 0, 10);
     DRIVER_UNTIL(driver, self.received == 10);

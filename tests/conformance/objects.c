@@ -189,7 +189,7 @@ int thing_adopt(thing *self, tpi_driver *driver, bool tcp) {
     } else {
         test_socketpair(fds);
     }
-    CHECK_OK(driver->ops->adopt(driver, &self->object, fds[0], TPI_STREAM, false));
+    CHECK_OK(driver->ops->adopt(driver, &self->object, fds[0], TPI_STREAM, 0));
     CHECK_EQ(self->object.fd, fds[0]);
     return fds[1];
 }
