@@ -209,7 +209,7 @@ static int create(tpi_driver **driver, const tpi_driver_options *options) {
     uring->driver.ops = &tpi_uring_driver;
     uring->driver.realloc = options->realloc;
     uring->driver.completes = true;
-    uring->room_fd = uring->accepting = -1;
+    uring->room_fd = -1;
     uring->entries = options->ring_entries == 0 ? ENTRIES : options->ring_entries;
     uring->buffer_count = options->ring_buffers == 0 ? BUFFERS : options->ring_buffers;
     uring->buffer_bytes = options->ring_buffer_bytes != 0      ? options->ring_buffer_bytes

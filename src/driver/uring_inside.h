@@ -76,8 +76,6 @@ struct tpi_uring {
     bool is_polling_room;   /* the kernel polls the set of full sockets */
     bool has_room_left;     /* that set is to be looked at */
     bool has_watches_left;  /* an interrupted dispatch left some of their events */
-    int accepting;          /* the descriptor that accepted() is being told of, or -1 ... */
-    bool accepting_unix;    /* ... and whether it is a Unix socket */
     uint8_t waits;          /* of this run, up to the one that registers */
     uint16_t dispatches;    /* how many there were; goes round */
     tpi_uring_slot *slots;  /* by descriptor */

@@ -85,9 +85,7 @@ int tpi_uring_adopt(tpi_driver *driver, tpi_object *object, int fd, tpi_kind kin
     if (code < 0) {
         return code;
     }
-    const tpi_uring *uring = (tpi_uring *)driver;
-    const bool is_unix = accepted && fd == uring->accepting ? uring->accepting_unix : is_unix_socket(fd);
-    object->spare = is_unix ? TPI_IS_UNIX : 0;
+    object->spare = (accepted != 0 ? accepted == AF_UNIX : is_unix_socket(fd)) ? TPI_IS_UNIX : 0;
     object->bits |= kind == TPI_STREAM && accepted == 0 ? (uint32_t)TPI_FRESH : 0;
     return 0;
 }
@@ -266,19 +264,12 @@ static void accept_ended(tpi_object *object, int result) {
     object->up->accept_failed(object, TEPAL_SYSTEM(error));
 }
 
-static void tell_accepted(tpi_uring *uring, tpi_object *object, int fd, const tepal_address *peer) {
-    uring->accepting = fd;
-    uring->accepting_unix = object->spare & TPI_IS_UNIX;
-    object->up->accepted(object, fd, peer);
-    uring->accepting = -1;
-}
-
 static void accept_some(tpi_uring *uring, tpi_object *object) {
     for (unsigned budget = 64; budget > 0 && object->bits & TPI_WANTS && !uring->driver.interrupted; budget--) {
         tepal_address peer = {.length = sizeof peer.storage};
         int fd = accept4(object->fd, (struct sockaddr *)&peer.storage, &peer.length, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd >= 0) {
-            tell_accepted(uring, object, fd, &peer);
+            object->up->accepted(object, fd, &peer);
         } else if (errno == EAGAIN) {
             return;
         } else {
@@ -301,7 +292,7 @@ void tpi_uring_accepted(tpi_uring *uring, tpi_object *object, int result, uint32
     } else if (result >= 0) {
         tepal_address peer = {.length = 0};
         find_peer(result, &peer);
-        tell_accepted(uring, object, result, &peer);
+        object->up->accepted(object, result, &peer);
     } else {
         accept_ended(object, result);
     }
