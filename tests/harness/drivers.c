@@ -94,6 +94,7 @@ const test_lack test_lacks[] = {
     {"sim", "driver_fork/a_child_does_not_hear", NO_WATCHES},
     {"sim", "driver_fork/a_child_that_abandons", NO_WORLD},
     {"sim", "driver_stream/a_message_may_pass", NO_KERNEL},
+    {"sim", "driver_stream/the_table_may_grow", NO_KERNEL},
     {"sim", "driver_stream/what_is_held_is_freed",
      "what is held stays in the network, and is not of the loop's memory"},
     {"sim", "filter_edges/what_it_still_holds", NO_WORLD},
