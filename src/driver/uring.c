@@ -49,7 +49,7 @@ static void deliver_what_is_left(tpi_uring *uring, tpi_object *object) {
 /* Of nobody who is left: the number has another owner. What it brought goes where it came from. */
 static __attribute__((noinline)) void deliver_stale(tpi_uring *uring, tpi_uring_operation operation, int result,
                                                     uint32_t flags) {
-    if (operation == TPI_URING_ACCEPT && result >= 0) {
+    if (operation == TPI_URING_ACCEPT && result >= 0 && !tpi_uring_polls_listeners(uring)) {
         close(result);
     }
     if (flags & IORING_CQE_F_BUFFER && !uring->is_past) {

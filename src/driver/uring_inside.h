@@ -50,6 +50,7 @@ typedef struct tpi_uring_past {
     struct tpi_uring_past *next;
     uint8_t *buffers;
     uint32_t first, count;
+    bool polled; /* for connections: tpi_uring_polls_listeners() */
     struct io_uring_cqe completions[];
 } tpi_uring_past;
 
@@ -120,12 +121,16 @@ enum {
 /* object->spare */
 #define TPI_IN_ROOM 1 /* registered with room_fd */
 #define TPI_IS_UNIX 2 /* a Unix socket */
-#define TPI_POLLS 4   /* a listener whose connections are polled for */
 
 #define TPI_FAILURE (UINT32_C(0xff) << TPI_FAILURE_SHIFT)
 
 static inline uint64_t tpi_uring_tag(const tpi_uring *uring, int fd, tpi_uring_operation operation) {
     return uring->slots[fd].tag | (uint64_t)operation << TPI_URING_OPERATION_SHIFT;
+}
+
+/* Whether the ring whose completions are delivered, or asked for, polls for connections instead of accepting them. */
+static inline bool tpi_uring_polls_listeners(const tpi_uring *uring) {
+    return uring->is_past ? uring->past->polled : uring->was_exchanged;
 }
 
 /* Before each buffer: what is noted of bytes that are held in it. */

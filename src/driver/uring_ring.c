@@ -173,7 +173,7 @@ static int keep_past(tpi_uring *uring, tpi_uring_past **past) {
     if (kept == NULL) {
         return TEPAL_ENOMEM;
     }
-    *kept = (tpi_uring_past){.count = count, .buffers = uring->buffers};
+    *kept = (tpi_uring_past){.count = count, .polled = uring->was_exchanged, .buffers = uring->buffers};
     for (uint32_t i = 0; i < count; i++) {
         kept->completions[i] = queue->cqes[(uring->head + i) & queue->ring_mask];
     }

@@ -186,7 +186,6 @@ static void begin_accepting(tpi_uring *uring, tpi_object *object) {
     const uint64_t tag = tpi_uring_tag(uring, object->fd, TPI_URING_ACCEPT);
     if (uring->was_exchanged) {
         if (tpi_uring_poll(uring, object->fd, POLLIN, tag)) {
-            object->spare |= TPI_POLLS;
             object->bits |= TPI_RECEIVING;
         } else {
             tpi_uring_list(uring, object);
@@ -200,7 +199,6 @@ static void begin_accepting(tpi_uring *uring, tpi_object *object) {
     }
     io_uring_prep_multishot_accept(place, object->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
     place->user_data = tag;
-    object->spare &= (uint8_t)~TPI_POLLS;
     object->bits |= TPI_RECEIVING;
 }
 
@@ -282,7 +280,7 @@ void tpi_uring_accepted(tpi_uring *uring, tpi_object *object, int result, uint32
     if (!(flags & IORING_CQE_F_MORE)) {
         object->bits &= ~(uint32_t)(TPI_RECEIVING | TPI_CANCELING);
     }
-    const bool is_poll = object->spare & TPI_POLLS && result >= 0 && !uring->is_past;
+    const bool is_poll = result >= 0 && tpi_uring_polls_listeners(uring);
     if (object->bits & (TPI_CLOSING | TPI_RELEASING)) {
         if (result >= 0 && !is_poll) {
             close(result); /* it lost the race */
@@ -310,15 +308,46 @@ void tpi_uring_accepted(tpi_uring *uring, tpi_object *object, int result, uint32
 
 /* Questions */
 
+/* Where among the completions that are not delivered yet, those of earlier rings first. */
+typedef struct tpi_undelivered {
+    const tpi_uring_past *past; /* NULL: in the ring */
+    uint32_t at;
+} tpi_undelivered;
+
+static tpi_undelivered undelivered(const tpi_uring *uring) {
+    return (tpi_undelivered){.past = uring->past, .at = uring->past != NULL ? uring->past->first : uring->head};
+}
+
+/* The next one with this tag, or NULL. */
+static const struct io_uring_cqe *next_undelivered(const tpi_uring *uring, tpi_undelivered *place, uint64_t tag) {
+    const struct io_uring_cq *queue = &uring->ring.cq;
+    for (; place->past != NULL; place->at = place->past != NULL ? place->past->first : uring->head) {
+        while (place->at < place->past->count) {
+            const struct io_uring_cqe *completion = &place->past->completions[place->at++];
+            if (completion->user_data == tag) {
+                return completion;
+            }
+        }
+        place->past = place->past->next;
+    }
+    const uint32_t tail = io_uring_smp_load_acquire(queue->ktail);
+    while (place->at != tail) {
+        const struct io_uring_cqe *completion = &queue->cqes[place->at++ & queue->ring_mask];
+        if (completion->user_data == tag) {
+            return completion;
+        }
+    }
+    return NULL;
+}
+
 /* Bytes that the kernel has received for an object, whose completion is not delivered yet. */
 static size_t count_undelivered(const tpi_uring *uring, const tpi_object *object) {
-    const struct io_uring_cq *queue = &uring->ring.cq;
     const uint64_t tag = tpi_uring_tag(uring, object->fd, TPI_URING_RECEIVE);
-    const uint32_t tail = io_uring_smp_load_acquire(queue->ktail);
+    tpi_undelivered place = undelivered(uring);
+    const struct io_uring_cqe *completion;
     size_t count = 0;
-    for (uint32_t at = uring->head; at != tail; at++) {
-        const struct io_uring_cqe *completion = &queue->cqes[at & queue->ring_mask];
-        if (completion->user_data == tag && completion->res > 0 && completion->flags & IORING_CQE_F_BUFFER) {
+    while ((completion = next_undelivered(uring, &place, tag)) != NULL) {
+        if (completion->res > 0 && completion->flags & IORING_CQE_F_BUFFER) {
             count += (size_t)completion->res;
         }
     }
@@ -327,17 +356,14 @@ static size_t count_undelivered(const tpi_uring *uring, const tpi_object *object
 
 /* A completion that is not delivered yet may be the answer. */
 static int find_sent(const tpi_uring *uring, const tpi_object *object, int64_t *answer) {
-    const struct io_uring_cq *queue = &uring->ring.cq;
-    const uint64_t tag = tpi_uring_tag(uring, object->fd, TPI_URING_SEND);
-    const uint32_t tail = io_uring_smp_load_acquire(queue->ktail);
-    for (uint32_t at = uring->head; at != tail; at++) {
-        const struct io_uring_cqe *completion = &queue->cqes[at & queue->ring_mask];
-        if (completion->user_data == tag) {
-            *answer = completion->res < 0 ? TEPAL_SYSTEM(-completion->res) : completion->res;
-            return 0;
-        }
+    tpi_undelivered place = undelivered(uring);
+    const struct io_uring_cqe *completion =
+        next_undelivered(uring, &place, tpi_uring_tag(uring, object->fd, TPI_URING_SEND));
+    if (completion == NULL) {
+        return TEPAL_ENOENT;
     }
-    return TEPAL_ENOENT;
+    *answer = completion->res < 0 ? TEPAL_SYSTEM(-completion->res) : completion->res;
+    return 0;
 }
 
 int tpi_uring_query(tpi_driver *driver, const tpi_object *object, tpi_query what, void *answer) {
