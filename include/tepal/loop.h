@@ -183,7 +183,10 @@ TEPAL_API int tepal_loop_step(tepal_loop *loop, int64_t timeout_ns);
  */
 TEPAL_API int tepal_loop_prepare(tepal_loop *loop, int64_t *timeout_ns);
 
-/** A descriptor that is readable when a step has I/O to deliver, or TEPAL_ENOTSUP (poll) or TEPAL_ECLOSED. It stays the loop's. */
+/**
+ * A descriptor that is readable when a step has I/O to deliver. It stays the loop's. Or TEPAL_ENOTSUP (poll), TEPAL_ECLOSED,
+ * or TEPAL_ERECURSION in a callback.
+ */
 TEPAL_API int tepal_loop_poll_fd(tepal_loop *loop);
 
 /** Stop running at the end of this turn (or of the next one's, when called before running). Loop thread. */

@@ -448,7 +448,11 @@ int64_t tpi_loop_timeout(tepal_loop *loop) {
 }
 
 int tepal_loop_poll_fd(tepal_loop *loop) {
-    return loop->phase != TPI_PHASE_OPEN ? TEPAL_ECLOSED : loop->driver->ops->poll_fd(loop->driver);
+    if (loop->phase != TPI_PHASE_OPEN) {
+        return TEPAL_ECLOSED;
+    }
+    /* A driver may exchange for it what it is just delivering from. */
+    return tepal_loop_is_running(loop) ? TEPAL_ERECURSION : loop->driver->ops->poll_fd(loop->driver);
 }
 
 int tepal_loop_set_hooks(tepal_loop *loop, const tepal_loop_hooks *hooks) {

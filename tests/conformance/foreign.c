@@ -238,3 +238,25 @@ TEST_DRIVERS(foreign, libuv_drives_it) {
     SKIP("built without libuv");
 }
 #endif
+
+static void ask_inside(void *argument) {
+    guest *self = argument;
+    char bytes[8];
+    CHECK_GT(read(self->fds[0], bytes, sizeof bytes), 0);
+    CHECK_EQ(tepal_loop_poll_fd(self->loop), TEPAL_ERECURSION);
+    self->reads++;
+    CHECK_OK(tepal_loop_remove_reader(self->loop, self->fds[0]));
+}
+
+TEST_DRIVERS(foreign, its_descriptor_cannot_be_asked_for_in_a_callback) {
+    guest self = {.loop = LOOP(.debug = true)};
+    test_socketpair(self.fds);
+    CHECK_OK(tepal_loop_add_reader(self.loop, self.fds[0], ask_inside, &self));
+    CHECK_EQ(write(self.fds[1], "1", 1), 1);
+    while (self.reads == 0) {
+        CHECK_OK(tepal_loop_step(self.loop, TEPAL_MS(100)));
+    }
+    loop_end(self.loop);
+    close(self.fds[0]);
+    close(self.fds[1]);
+}
