@@ -346,6 +346,33 @@ TEST_DRIVERS(driver_stream, get_buffer_is_asked_only_when_bytes_wait_and_may_dec
     close_both(&self, peer);
 }
 
+static void close_it(thing *self, char what) {
+    self->then = NULL;
+    CHECK_EQ(what, 'd');
+    self->driver->ops->close(self->driver, &self->object);
+}
+
+/* A ring holds bytes in a part of its buffers, and in memory if those are taken: neither must be lost. */
+TEST_DRIVERS(driver_stream, who_closes_while_it_gets_what_was_held_gives_its_place_back) {
+    enum { ROUNDS = 100 };
+    tpi_driver *driver = driver_open(0, 0);
+    for (int round = 0; round < ROUNDS; round++) {
+        thing self;
+        const int peer = thing_adopt(&self, driver, false);
+        thing_read_start(&self);
+        driver_settle(driver);
+        driver->ops->read_stop(driver, &self.object);
+        write_numbers(peer, 0, 10);
+        driver_settle(driver);
+        self.then = close_it;
+        thing_read_start(&self);
+        DRIVER_UNTIL(driver, strchr(self.log, 'C') != NULL);
+        CHECK_EQ(self.received, 10);
+        close(peer);
+    }
+    driver_close(driver);
+}
+
 /* Sending */
 
 static void fill(thing *self, tpi_message *message) {
@@ -398,6 +425,17 @@ TEST_DRIVERS(driver_stream, a_pending_send_is_reported_once_and_another_may_foll
     close_both(&self, peer);
 }
 
+static void fill_up(thing *self, tpi_message *message) {
+    const bool is_late = strcmp(test_driver(), "late") == 0; /* it takes turns to say anything */
+    do {                                                     /* until nothing is sent any more */
+        memset(self->log, 0, sizeof self->log);
+        fill(self, message);
+        for (int turn = 0; turn < 5 && self->log[0] == '\0'; turn++) {
+            CHECK(!driver_turn(self->driver, 0) || is_late);
+        }
+    } while (self->log[0] != '\0');
+}
+
 TEST_DRIVERS(driver_stream, a_pending_send_costs_no_turn) {
     static uint8_t block[100000];
     struct iovec piece = {.iov_base = block, .iov_len = sizeof block};
@@ -405,16 +443,32 @@ TEST_DRIVERS(driver_stream, a_pending_send_costs_no_turn) {
     thing self;
     tpi_driver *driver = driver_open(0, 0);
     const int peer = thing_adopt(&self, driver, true);
-    const bool is_late = strcmp(test_driver(), "late") == 0; /* it takes turns to say anything */
     driver_settle(driver);
-    do { /* until nothing is sent any more */
-        memset(self.log, 0, sizeof self.log);
-        fill(&self, &message);
-        for (int turn = 0; turn < 5 && self.log[0] == '\0'; turn++) {
-            CHECK(!driver_turn(driver, 0) || is_late);
-        }
-    } while (self.log[0] != '\0');
+    fill_up(&self, &message);
     close_both(&self, peer);
+}
+
+/* A program may have closed its standard input, and then anything that is opened may be number 0. */
+TEST_DRIVERS(driver_stream, number_zero_is_as_good_as_any) {
+    static uint8_t block[100000];
+    struct iovec piece = {.iov_base = block, .iov_len = sizeof block};
+    tpi_message message = {.pieces = &piece, .count = 1};
+    thing listener, self;
+    const int saved = fcntl(0, F_DUPFD_CLOEXEC, 100);
+    CHECK_GE(saved, 0);
+    tpi_driver *driver = driver_open(0, 0);
+    const int peer = thing_adopt(&self, driver, true);
+    driver_settle(driver);
+    close(0);
+    thing_listen(&listener, driver);
+    CHECK_EQ(listener.object.fd, 0);
+    thing_close(&listener);
+    CHECK_EQ(fcntl(0, F_GETFD), -1);
+    fill_up(&self, &message); /* for which a ring may open something */
+    close_both(&self, peer);
+    CHECK_EQ(fcntl(0, F_GETFD), -1);
+    CHECK_EQ(dup2(saved, 0), 0);
+    close(saved);
 }
 
 TEST_DRIVERS(driver_stream, an_offer_that_is_not_taken_keeps_nothing_and_tells_nothing) {
