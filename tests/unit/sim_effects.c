@@ -6,6 +6,8 @@
 #include "loop/loop.h"
 #include "unit/sim_fixture.h"
 
+#include <errno.h>
+
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -242,5 +244,35 @@ TEST(sim_effects, who_keeps_the_data_of_an_upcall_finds_rubbish_there) {
     }
     tepal_future_unref(future);
     tepal_server_unref(server);
+    network_close(&net);
+}
+
+/* Longer than TCP would have tried, had the partition lasted. */
+TEST(sim_effects, with_heal_what_was_held_back_is_not_given_up_later) {
+    network net = {0};
+    network_open(&net, 1);
+    network_connect(&net);
+    network_fault(&net, "partition client server");
+    network_write(net.connected, 10);
+    network_pass(&net, TEPAL_SEC(5));
+    network_fault(&net, "heal client server");
+    network_pass(&net, TEPAL_SEC(2000));
+    CHECK_EQ(net.accepted->received, 10);
+    CHECK_EQ(net.connected->losts, 0);
+    network_close(&net);
+}
+
+TEST(sim_effects, a_reset_takes_as_long_as_its_own_way_takes) {
+    network net = {0};
+    network_open(&net, 1);
+    network_connect(&net);
+    network_fault(&net, "latency client server 1ms 1ms; latency server client 10s 10s");
+    tepal_transport_close(net.accepted->transport);
+    network_pass(&net, TEPAL_SEC(1));
+    network_write(net.connected, 10); /* nobody is there any more */
+    network_pass(&net, TEPAL_SEC(5));
+    CHECK_EQ(net.connected->losts, 0);
+    network_pass(&net, TEPAL_SEC(20));
+    CHECK_EQ(net.connected->losts, 1);
     network_close(&net);
 }
