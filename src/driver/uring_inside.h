@@ -155,16 +155,22 @@ static inline void tpi_uring_give_back(tpi_uring *uring, uint16_t buffer, const 
 
 struct io_uring_sqe *tpi_uring_place_slowly(tpi_uring *uring);
 
-/* A place in the submission queue, submitting what fills it; NULL: the kernel takes nothing now. */
-static inline struct io_uring_sqe *tpi_uring_place(tpi_uring *uring) {
+/* A place in the submission queue; NULL: none that is had without further thought. */
+static inline struct io_uring_sqe *tpi_uring_place_quickly(tpi_uring *uring) {
     struct io_uring_sq *queue = &uring->ring.sq;
     const uint32_t tail = queue->sqe_tail;
     if (__builtin_expect(
             tail - IO_URING_READ_ONCE(*queue->khead) >= queue->ring_entries || uring->driver.queued_since == 0, 0)) {
-        return tpi_uring_place_slowly(uring);
+        return NULL;
     }
     queue->sqe_tail = tail + 1;
     return &queue->sqes[tail & queue->ring_mask];
+}
+
+/* A place in the submission queue, submitting what fills it; NULL: the kernel takes nothing now. */
+static inline struct io_uring_sqe *tpi_uring_place(tpi_uring *uring) {
+    struct io_uring_sqe *place = tpi_uring_place_quickly(uring);
+    return place != NULL ? place : tpi_uring_place_slowly(uring);
 }
 
 /* uring_ring.c */

@@ -354,7 +354,7 @@ static void tell_send_failure(tpi_uring *uring, tpi_object *object) {
     object->up->sent(object, TEPAL_SYSTEM(error));
 }
 
-static inline void begin_sending(tpi_uring *uring, tpi_object *object);
+static int64_t begin_sending(tpi_uring *uring, tpi_object *object);
 static void begin_polling(tpi_uring *uring, tpi_object *object);
 
 void tpi_uring_stream_go_on(tpi_uring *uring, tpi_object *object) {
@@ -365,7 +365,7 @@ void tpi_uring_stream_go_on(tpi_uring *uring, tpi_object *object) {
         return;
     }
     if (object->sending != NULL && !(object->bits & (TPI_SENDING | TPI_SEND_FAILED | TPI_BLOCKED))) {
-        begin_sending(uring, object);
+        (void)begin_sending(uring, object);
     }
     if (object->bits & TPI_FRESH) {
         object->bits &= ~(uint32_t)TPI_FRESH; /* receiving begins with the next wait */
@@ -442,28 +442,44 @@ int64_t tpi_uring_offer_pieces(tpi_driver *driver, tpi_object *object, const str
     return send_result(sent);
 }
 
-static __attribute__((always_inline)) inline void begin_sending(tpi_uring *uring, tpi_object *object) {
+/* One piece, to the peer, and nothing beside it. */
+static inline bool is_plain(const tpi_message *message) {
+    return message->count == 1 && ((uintptr_t)message->address | (uintptr_t)message->control) == 0;
+}
+
+static inline void send_plainly(tpi_uring *uring, tpi_object *object, struct io_uring_sqe *place) {
     const tpi_message *message = object->sending;
-    struct io_uring_sqe *place = tpi_uring_place(uring);
-    if (__builtin_expect(place == NULL, 0)) {
-        tpi_uring_list(uring, object);
-        return;
-    }
-    if (__builtin_expect(message->count == 1 && ((uintptr_t)message->address | (uintptr_t)message->control) == 0, 1)) {
-        io_uring_prep_send(place, object->fd, message->pieces->iov_base, message->pieces->iov_len,
-                           message->flags | MSG_NOSIGNAL | MSG_DONTWAIT);
-    } else {
-        struct msghdr *header = &uring->headers[place - uring->ring.sq.sqes];
-        *header = header_of(message);
-        io_uring_prep_sendmsg(place, object->fd, header, (unsigned)(message->flags | MSG_NOSIGNAL | MSG_DONTWAIT));
-    }
+    io_uring_prep_send(place, object->fd, message->pieces->iov_base, message->pieces->iov_len,
+                       message->flags | MSG_NOSIGNAL | MSG_DONTWAIT);
     place->user_data = tpi_uring_tag(uring, object->fd, TPI_URING_SEND);
     object->bits |= TPI_SENDING;
 }
 
+static __attribute__((noinline)) int64_t begin_sending(tpi_uring *uring, tpi_object *object) {
+    const tpi_message *message = object->sending;
+    struct io_uring_sqe *place = tpi_uring_place(uring);
+    if (place == NULL) {
+        tpi_uring_list(uring, object);
+    } else if (is_plain(message)) {
+        send_plainly(uring, object, place);
+    } else {
+        struct msghdr *header = &uring->headers[place - uring->ring.sq.sqes];
+        *header = header_of(message);
+        io_uring_prep_sendmsg(place, object->fd, header, (unsigned)(message->flags | MSG_NOSIGNAL | MSG_DONTWAIT));
+        place->user_data = tpi_uring_tag(uring, object->fd, TPI_URING_SEND);
+        object->bits |= TPI_SENDING;
+    }
+    return TPI_PENDING;
+}
+
 int64_t tpi_uring_send(tpi_driver *driver, tpi_object *object, const tpi_message *message) {
+    tpi_uring *uring = (tpi_uring *)driver;
     object->sending = message;
-    begin_sending((tpi_uring *)driver, object);
+    struct io_uring_sqe *place = __builtin_expect(is_plain(message), 1) ? tpi_uring_place_quickly(uring) : NULL;
+    if (__builtin_expect(place == NULL, 0)) {
+        return begin_sending(uring, object);
+    }
+    send_plainly(uring, object, place);
     return TPI_PENDING;
 }
 
@@ -471,7 +487,7 @@ void tpi_uring_send_ended(tpi_uring *uring, tpi_object *object, int result) {
     if (object->bits & (TPI_CLOSING | TPI_RELEASING)) {
         tpi_uring_wind_up(uring, object);
     } else if (result == -EINTR || result == -ECANCELED) {
-        begin_sending(uring, object);
+        (void)begin_sending(uring, object);
     } else if (result == -EAGAIN) {
         const int code = tpi_uring_await_room(uring, object);
         if (code < 0) {

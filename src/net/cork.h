@@ -24,9 +24,44 @@ struct tpi_chunk {
     uint8_t bytes[TPI_JOIN_BYTES];
 };
 
-/* A free chunk, or NULL; and back again. */
-tpi_chunk *tpi_chunk_take(tepal_loop *loop);
-void tpi_chunk_give(tepal_loop *loop, tpi_chunk *chunk);
+#define TPI_FREE_CHUNKS 256 /* kept for reuse: a driver may have as many in flight */
+
+/* What the transports of a loop share: loop->net. */
+typedef struct tpi_corks {
+    tpi_chunk *first; /* of the list, the oldest; NULL unless loop->corked says that there is one */
+    tpi_chunk *last;  /* while there are two or more */
+    tpi_chunk *free;
+    unsigned others; /* corked chunks beside the oldest */
+    unsigned free_count;
+    bool flushing; /* the oldest is being handed down, and what that calls up may write */
+} tpi_corks;
+
+tpi_chunk *tpi_chunk_new(tepal_loop *loop);
+void tpi_chunk_give_rarely(tepal_loop *loop, tpi_chunk *chunk);
+
+/* A free chunk, or NULL ... */
+static inline tpi_chunk *tpi_chunk_take(tepal_loop *loop) {
+    tpi_corks *corks = loop->net;
+    tpi_chunk *chunk = corks->free;
+    if (__builtin_expect(chunk == NULL, 0)) {
+        return tpi_chunk_new(loop);
+    }
+    corks->free = chunk->next;
+    corks->free_count--;
+    return chunk;
+}
+
+/* ... and back again. */
+static inline void tpi_chunk_give(tepal_loop *loop, tpi_chunk *chunk) {
+    tpi_corks *corks = loop->net;
+    if (__builtin_expect(loop->chunk == NULL || corks->free_count >= TPI_FREE_CHUNKS, 0)) {
+        tpi_chunk_give_rarely(loop, chunk);
+        return;
+    }
+    chunk->next = corks->free;
+    corks->free = chunk;
+    corks->free_count++;
+}
 
 /* Make the chunk what transport has in flight. It is in no list. */
 static inline const tpi_message *tpi_cork_fly(tepal_transport *transport, tpi_chunk *chunk) {
@@ -38,7 +73,23 @@ static inline const tpi_message *tpi_cork_fly(tepal_transport *transport, tpi_ch
 }
 
 /* Hand the only cork, transport's, to a driver that completes sends later: the chunk, if there is another for the loop. */
-void tpi_cork_send(tepal_transport *transport);
+static inline void tpi_cork_send(tepal_transport *transport) {
+    tepal_loop *loop = transport->loop;
+    tpi_driver *driver = loop->driver;
+    tpi_chunk *chunk = loop->chunk;
+    tpi_chunk *next = tpi_chunk_take(loop);
+    if (__builtin_expect(next == NULL, 0)) {
+        tpi_cork_flush_rest(transport, driver->ops->offer(driver, &transport->object, chunk->bytes, chunk->used));
+        return;
+    }
+    loop->corked = NULL;
+    loop->chunk = next;
+    transport->flags |= TPI_FLYING;
+    int64_t done = driver->ops->send(driver, &transport->object, tpi_cork_fly(transport, chunk));
+    if (__builtin_expect(done != TPI_PENDING, 0)) {
+        tpi_stream_flown(transport, done);
+    }
+}
 
 /*
  * After an upcall: hand down what was corked. In line for the one transport that answered its own upcall, when the

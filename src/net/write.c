@@ -8,19 +8,8 @@
 #include "net/cork.h"
 
 #define DIRECT_BYTES                                                                                                   \
-    8192 /* a first write as long leaves at once: to copy it costs more than a call that might be spared */
-#define FREE_CHUNKS 256 /* kept for reuse: a driver may have as many in flight */
+    8192         /* a first write as long leaves at once: to copy it costs more than a call that might be spared */
 #define CORKS 64 /* transports corked at once at most: a callback that writes to thousands needs no chunk for each */
-
-/* What the transports of a loop share: loop->net. */
-typedef struct tpi_corks {
-    tpi_chunk *first; /* of the list, the oldest; NULL unless loop->corked says that there is one */
-    tpi_chunk *last;  /* while there are two or more */
-    tpi_chunk *free;
-    unsigned others; /* corked chunks beside the oldest */
-    unsigned free_count;
-    bool flushing; /* the oldest is being handed down, and what that calls up may write */
-} tpi_corks;
 
 static void free_chunks(tepal_loop *loop, tpi_chunk *chunk) {
     while (chunk != NULL) {
@@ -41,7 +30,7 @@ static void free_all(tepal_loop *loop) {
     loop->net = NULL;
 }
 
-static tpi_chunk *new_chunk(tepal_loop *loop) {
+tpi_chunk *tpi_chunk_new(tepal_loop *loop) {
     tpi_chunk *chunk = loop->realloc(NULL, sizeof *chunk);
     if (chunk != NULL) {
         chunk->message = (tpi_message){.pieces = &chunk->rest, .count = 1};
@@ -54,7 +43,7 @@ int tpi_corks_init(tepal_loop *loop) {
         return 0;
     }
     tpi_corks *corks = tpi_alloc_zero(loop->realloc, sizeof *corks);
-    tpi_chunk *chunk = new_chunk(loop);
+    tpi_chunk *chunk = tpi_chunk_new(loop);
     if (corks == NULL || chunk == NULL) {
         tpi_free(loop->realloc, corks);
         tpi_free(loop->realloc, chunk);
@@ -67,27 +56,11 @@ int tpi_corks_init(tepal_loop *loop) {
     return 0;
 }
 
-tpi_chunk *tpi_chunk_take(tepal_loop *loop) {
-    tpi_corks *corks = loop->net;
-    tpi_chunk *chunk = corks->free;
-    if (chunk == NULL) {
-        return new_chunk(loop);
-    }
-    corks->free = chunk->next;
-    corks->free_count--;
-    return chunk;
-}
-
-void tpi_chunk_give(tepal_loop *loop, tpi_chunk *chunk) {
-    tpi_corks *corks = loop->net;
+void tpi_chunk_give_rarely(tepal_loop *loop, tpi_chunk *chunk) {
     if (loop->chunk == NULL) {
         loop->chunk = chunk;
-    } else if (corks->free_count >= FREE_CHUNKS) {
-        tpi_free(loop->realloc, chunk);
     } else {
-        chunk->next = corks->free;
-        corks->free = chunk;
-        corks->free_count++;
+        tpi_free(loop->realloc, chunk);
     }
 }
 
@@ -249,24 +222,6 @@ void tpi_transport_drain_cork(tepal_transport *transport) {
         const tpi_chunk *chunk = uncork(transport);
         struct iovec piece = {.iov_base = (void *)(uintptr_t)chunk->bytes, .iov_len = chunk->used};
         hand_down(transport, &piece, 1);
-    }
-}
-
-void tpi_cork_send(tepal_transport *transport) {
-    tepal_loop *loop = transport->loop;
-    tpi_driver *driver = loop->driver;
-    tpi_chunk *chunk = loop->chunk;
-    tpi_chunk *next = tpi_chunk_take(loop);
-    if (__builtin_expect(next == NULL, 0)) {
-        tpi_cork_flush_rest(transport, driver->ops->offer(driver, &transport->object, chunk->bytes, chunk->used));
-        return;
-    }
-    loop->corked = NULL;
-    loop->chunk = next;
-    transport->flags |= TPI_FLYING;
-    int64_t done = driver->ops->send(driver, &transport->object, tpi_cork_fly(transport, chunk));
-    if (__builtin_expect(done != TPI_PENDING, 0)) {
-        tpi_stream_flown(transport, done);
     }
 }
 
