@@ -196,7 +196,8 @@ void tpi_uring_ask_again(tpi_uring *uring, tpi_object *object) {
                            (bits & TPI_ENDS_SEND ? 0 : TPI_SENDING | TPI_CANCEL_SEND) |
                            (bits & TPI_ENDS_CONNECT ? 0 : TPI_CONNECTING) | TPI_BLOCKED;
     object->bits &= ~(uint32_t)(going | TPI_ENDS_RECEIVE | TPI_ENDS_SEND | TPI_ENDS_CONNECT);
-    tpi_uring_list(uring, object); /* which begins what is wanted and not under way */
+    tpi_uring_send_again(uring, object); /* at once: the loop may be about to close */
+    tpi_uring_list(uring, object);       /* which begins what else is wanted and not under way */
 }
 
 /* Its life */
@@ -273,8 +274,11 @@ static void abandon(tpi_driver *driver) {
     while (uring->first != NULL) {
         tpi_object *object = uring->first;
         uring->first = object->next;
-        if (object->bits & TPI_LAST_WORD) {
-            abandon_object(object); /* the others are in the table as well */
+        if (object->bits & TPI_LAST_WORD) { /* the others are in the table as well */
+            if (object->fd >= 0) {
+                tpi_uring_free_held(uring, object);
+            }
+            abandon_object(object);
         }
     }
     for (uint32_t fd = 0; fd < uring->slot_count; fd++) {

@@ -211,6 +211,8 @@ void tpi_uring_received_in_part(tpi_uring *uring, tpi_object *object, uint16_t b
                                 size_t length);
 void tpi_uring_send_ended(tpi_uring *uring, tpi_object *object, int result);
 void tpi_uring_connected(tpi_uring *uring, tpi_object *object, int result);
+/* Submit the message of a send that the kernel has not got, if there is one. */
+void tpi_uring_send_again(tpi_uring *uring, tpi_object *object);
 /* From the list: what is held, EOF and failure due; then receiving goes on. */
 void tpi_uring_stream_go_on(tpi_uring *uring, tpi_object *object);
 void tpi_uring_free_held(tpi_uring *uring, tpi_object *object);

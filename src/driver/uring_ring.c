@@ -204,9 +204,11 @@ static void append_past(tpi_uring *uring, tpi_uring_past *past) {
 }
 
 /* Begin anew what an earlier ring was asked for and will not complete any more. */
-static void ask_again(tpi_uring *uring, const tpi_uring_past *past) {
-    for (uint32_t i = 0; past != NULL && i < past->count; i++) {
-        tpi_uring_note_end(uring, &past->completions[i]);
+static void ask_again(tpi_uring *uring) {
+    for (const tpi_uring_past *past = uring->past; past != NULL; past = past->next) {
+        for (uint32_t i = past->first; i < past->count; i++) {
+            tpi_uring_note_end(uring, &past->completions[i]);
+        }
     }
     (void)tpi_uring_poll_wake(uring);
     uring->is_polling = false;
@@ -264,7 +266,7 @@ static int renew(tpi_uring *uring) {
         append_past(uring, past);
     }
     uring->was_exchanged = true;
-    ask_again(uring, past);
+    ask_again(uring);
     return 0;
 }
 
@@ -295,7 +297,7 @@ int tpi_uring_renew_in_child(tpi_uring *uring) {
     }
     close(take_number(uring, old.ring_fd));
     tpi_uring_drop_past(uring);
-    ask_again(uring, NULL);
+    ask_again(uring);
     return 0;
 }
 

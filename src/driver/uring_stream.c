@@ -357,6 +357,13 @@ static void tell_send_failure(tpi_uring *uring, tpi_object *object) {
 static int64_t begin_sending(tpi_uring *uring, tpi_object *object);
 static void begin_polling(tpi_uring *uring, tpi_object *object);
 
+void tpi_uring_send_again(tpi_uring *uring, tpi_object *object) {
+    const uint32_t before = TPI_SENDING | TPI_SEND_FAILED | TPI_BLOCKED | TPI_CLOSING | TPI_RELEASING;
+    if (object->sending != NULL && !(object->bits & before)) {
+        begin_sending(uring, object);
+    }
+}
+
 void tpi_uring_stream_go_on(tpi_uring *uring, tpi_object *object) {
     if (object->bits & TPI_DIALS) {
         if (!(object->bits & TPI_CONNECTING)) {

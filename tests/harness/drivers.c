@@ -115,5 +115,6 @@ const test_lack test_lacks[] = {
     {"late", "completions/", NO_RING},
     {"poll", "completions/", NO_RING},
     {"sim", "completions/", NO_RING},
+    {"late", "driver_exchange/what_one_thread", "the late driver has sent nothing by then"},
     {NULL, NULL, NULL},
 };
