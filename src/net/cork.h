@@ -73,23 +73,7 @@ static inline const tpi_message *tpi_cork_fly(tepal_transport *transport, tpi_ch
 }
 
 /* Hand the only cork, transport's, to a driver that completes sends later: the chunk, if there is another for the loop. */
-static inline void tpi_cork_send(tepal_transport *transport) {
-    tepal_loop *loop = transport->loop;
-    tpi_driver *driver = loop->driver;
-    tpi_chunk *chunk = loop->chunk;
-    tpi_chunk *next = tpi_chunk_take(loop);
-    if (__builtin_expect(next == NULL, 0)) {
-        tpi_cork_flush_rest(transport, driver->ops->offer(driver, &transport->object, chunk->bytes, chunk->used));
-        return;
-    }
-    loop->corked = NULL;
-    loop->chunk = next;
-    transport->flags |= TPI_FLYING;
-    int64_t done = driver->ops->send(driver, &transport->object, tpi_cork_fly(transport, chunk));
-    if (__builtin_expect(done != TPI_PENDING, 0)) {
-        tpi_stream_flown(transport, done);
-    }
-}
+void tpi_cork_send(tepal_transport *transport);
 
 /*
  * After an upcall: hand down what was corked. In line for the one transport that answered its own upcall, when the

@@ -225,6 +225,25 @@ void tpi_transport_drain_cork(tepal_transport *transport) {
     }
 }
 
+/* Not in line: what it keeps in registers an epoll driver's way would save for nothing. */
+void tpi_cork_send(tepal_transport *transport) {
+    tepal_loop *loop = transport->loop;
+    tpi_driver *driver = loop->driver;
+    tpi_chunk *chunk = loop->chunk;
+    tpi_chunk *next = tpi_chunk_take(loop);
+    if (__builtin_expect(next == NULL, 0)) {
+        tpi_cork_flush_rest(transport, driver->ops->offer(driver, &transport->object, chunk->bytes, chunk->used));
+        return;
+    }
+    loop->corked = NULL;
+    loop->chunk = next;
+    transport->flags |= TPI_FLYING;
+    int64_t done = driver->ops->send(driver, &transport->object, tpi_cork_fly(transport, chunk));
+    if (__builtin_expect(done != TPI_PENDING, 0)) {
+        tpi_stream_flown(transport, done);
+    }
+}
+
 void tpi_cork_flush_rest(tepal_transport *transport, int64_t sent) {
     tepal_loop *loop = transport->loop;
     tpi_corks *corks = listed(loop);
