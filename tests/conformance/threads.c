@@ -374,6 +374,18 @@ TEST_DRIVERS(threads, ten_thousand_posts_cost_a_loop_that_sleeps_one_wake_up_and
     loop_end(loop);
 }
 
+TEST_DRIVERS(threads, posts_cost_a_loop_that_has_slept_and_runs_again_no_wake_up) {
+    tepal_loop *loop = LOOP(.debug = false);
+    CHECK_OK(tepal_loop_call_later(loop, TEPAL_MS(1), post_from_thread, loop, NULL));
+    while (loop_stats(loop).posts == 0) {
+        CHECK_OK(tepal_loop_step(loop, -1));
+    }
+    CHECK_GE(loop_stats(loop).waits, 1);
+    CHECK_EQ(wake_ups_written(), 0);
+    loop_settle(loop);
+    loop_end(loop);
+}
+
 /* Loops in many threads share nothing. */
 
 static void *live_and_die(void *argument) {
