@@ -153,3 +153,25 @@ TEST(offload, a_forked_child_counts_none_of_the_parents_jobs_and_threads) {
     finish(&self, tasks, 3);
     tpi_offload_destroy(&self.offload);
 }
+
+/* The child's condition must know nothing of threads that wait in the parent: to end it would wait for them. */
+TEST(offload, a_forked_child_does_not_wait_for_the_parents_idle_threads) {
+    pool self;
+    task first = {0};
+
+    if (!THREADS_START_IN_A_FORKED_CHILD) {
+        SKIP("ThreadSanitizer ends a child that starts threads");
+    }
+    pool_start(&self, 2);
+    submit(&self, &first);
+    finish(&self, &first, 1);
+    while (idle_threads(&self) == 0) {
+        sched_yield();
+    }
+    const pid_t pid = fork();
+    if (pid == 0) {
+        check_threads_of_child(&self);
+    }
+    wait_for_child(pid);
+    tpi_offload_destroy(&self.offload);
+}
