@@ -517,13 +517,35 @@ static void stream_released(tpi_object *object, int fd, const uint8_t *held, siz
     last_word(transport);
 }
 
+/* Whether the kernel has all of the flight, though sent() has not told yet. */
+static bool has_landed(const tepal_transport *transport) {
+    tpi_driver *driver = transport->loop->driver;
+    int64_t sent = 0;
+    return transport->flight != NULL && driver->ops->query(driver, &transport->object, TPI_QUERY_SENT, &sent) == 0 &&
+           sent == (int64_t)transport->flight->rest.iov_len;
+}
+
+void tpi_stream_flush(tepal_transport *transport) {
+    tpi_sending *sending = transport->sending;
+    if (sending == NULL || transport->flags & TPI_ENDED || !has_landed(transport)) {
+        return;
+    }
+    const size_t count = tpi_output_gather(&sending->output, sending->pieces, TPI_SEND_PIECES);
+    const int64_t sent =
+        ops(transport)->offer_pieces(transport->loop->driver, &transport->object, sending->pieces, count);
+    if (sent > 0) { /* a failure is found again by the send that follows the flight */
+        account(transport, 0, (uint64_t)sent, 0);
+        tpi_output_consume(&sending->output, transport->loop->realloc, (uint64_t)sent);
+    }
+    check_account(transport);
+}
+
 /* At the end of the loop: whether the kernel has taken everything, or takes it now. */
 static bool is_all_taken(tepal_transport *transport) {
     tpi_driver *driver = transport->loop->driver;
-    int64_t sent = 0;
-    if (transport->flight != NULL && driver->ops->query(driver, &transport->object, TPI_QUERY_SENT, &sent) == 0 &&
-        sent == (int64_t)transport->flight->rest.iov_len) {
-        uint64_t left = tepal_transport_write_buffer_size(transport) - (uint64_t)sent; /* in all layers */
+    if (has_landed(transport)) {
+        const uint64_t sent = transport->flight->rest.iov_len;
+        uint64_t left = tepal_transport_write_buffer_size(transport) - sent; /* in all layers */
         if (left == 0 || transport->filters != NULL) {
             return left == 0;
         }

@@ -188,6 +188,8 @@ bool tpi_stream_may_fly(const tepal_transport *transport);
 void tpi_stream_fly(tepal_transport *transport, tpi_chunk *chunk);
 /* What the driver says of the chunk in flight: bytes sent, or an error. */
 void tpi_stream_flown(tepal_transport *transport, int64_t result);
+/* What waits behind a flight that has landed and is not delivered as such: hand down what the kernel takes now. */
+void tpi_stream_flush(tepal_transport *transport);
 /* Bytes at the bottom: in flight, and in the chain. */
 uint64_t tpi_stream_waiting(const tepal_transport *transport);
 /* The same for the writer's own memory: release runs exactly once, here or later, unless an error below 0 is returned. */

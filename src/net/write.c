@@ -458,6 +458,7 @@ int tepal_transport_flush(tepal_transport *transport) {
         tpi_filters_flush(transport);
     }
     transport->loop->driver->ops->flush(transport->loop->driver);
+    tpi_stream_flush(transport);
     tepal_transport_unref(transport);
     return 0;
 }

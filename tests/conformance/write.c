@@ -57,6 +57,28 @@ static void check_one_turn(script *self) {
     CHECK_EQ(self->taken, self->sent);
 }
 
+static void write_and_flush(void *argument) {
+    script *self = argument;
+    char bytes[4096];
+
+    script_write(self, 100);
+    CHECK_OK(CALL(self, tepal_transport_flush(self->transport)));
+    CHECK_EQ(recv(self->peer, bytes, sizeof bytes, MSG_PEEK), (ssize_t)self->sent);
+}
+
+/* The first one's output is on its way when the second one, which then blocks, writes. */
+SCRIPT_TEST(write, a_flush_takes_along_what_an_earlier_callback_wrote) {
+    NEEDS_SENDS_AT_ONCE();
+    script self = {0};
+
+    script_open(&self, SCRIPT_UNIX);
+    CHECK_OK(tepal_loop_call_soon(self.loop, write_in_callback, &self, NULL));
+    CHECK_OK(tepal_loop_call_soon(self.loop, write_and_flush, &self, NULL));
+    RUN_UNTIL(self.loop, self.sent > 100);
+    script_take_all(&self);
+    script_close(&self);
+}
+
 SCRIPT_TEST(write, what_callbacks_timers_signals_and_watches_write_leaves_when_they_return) {
     NEEDS_SENDS_AT_ONCE();
     script self = {0};
