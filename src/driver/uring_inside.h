@@ -130,7 +130,7 @@ static inline uint64_t tpi_uring_tag(const tpi_uring *uring, int fd, tpi_uring_o
 
 /* Whether the ring whose completions are delivered, or asked for, polls for connections instead of accepting them. */
 static inline bool tpi_uring_polls_listeners(const tpi_uring *uring) {
-    return uring->is_past ? uring->past->polled : uring->was_exchanged;
+    return uring->is_past && uring->past != NULL ? uring->past->polled : uring->was_exchanged;
 }
 
 /* Before each buffer: what is noted of bytes that are held in it. */
