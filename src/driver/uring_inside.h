@@ -236,6 +236,8 @@ bool tpi_uring_has(const tpi_uring *uring, int fd);
 void tpi_uring_accepted(tpi_uring *uring, tpi_object *object, int result, uint32_t flags);
 /* From the list: accepting begins, or is over. */
 void tpi_uring_listener_go_on(tpi_uring *uring, tpi_object *object);
+/* Instead of a receive, or an accept: have the kernel say that there is something for it. */
+void tpi_uring_poll_input(tpi_uring *uring, tpi_object *object, uint64_t tag);
 /* Ask the kernel to end the receive, or the accept, of an object. */
 void tpi_uring_end_receiving(tpi_uring *uring, tpi_object *object);
 /* An operation of an object that is being closed or released has ended, or was to be asked to. */

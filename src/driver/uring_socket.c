@@ -92,6 +92,14 @@ int tpi_uring_adopt(tpi_driver *driver, tpi_object *object, int fd, tpi_kind kin
 
 /* The end */
 
+void tpi_uring_poll_input(tpi_uring *uring, tpi_object *object, uint64_t tag) {
+    if (tpi_uring_poll(uring, object->fd, POLLIN, tag)) {
+        object->bits |= TPI_RECEIVING;
+    } else {
+        tpi_uring_list(uring, object);
+    }
+}
+
 void tpi_uring_end_receiving(tpi_uring *uring, tpi_object *object) {
     if (tpi_uring_cancel(uring, object, object->bits & TPI_LISTENS ? TPI_URING_ACCEPT : TPI_URING_RECEIVE)) {
         object->bits |= TPI_CANCELING;
@@ -185,11 +193,7 @@ void tpi_uring_say_last_word(tpi_uring *uring, tpi_object *object) {
 static void begin_accepting(tpi_uring *uring, tpi_object *object) {
     const uint64_t tag = tpi_uring_tag(uring, object->fd, TPI_URING_ACCEPT);
     if (uring->was_exchanged) {
-        if (tpi_uring_poll(uring, object->fd, POLLIN, tag)) {
-            object->bits |= TPI_RECEIVING;
-        } else {
-            tpi_uring_list(uring, object);
-        }
+        tpi_uring_poll_input(uring, object, tag);
         return;
     }
     struct io_uring_sqe *place = tpi_uring_place(uring);

@@ -149,11 +149,7 @@ static bool is_open(const tpi_object *object) {
 static void begin_receiving(tpi_uring *uring, tpi_object *object) {
     const uint64_t tag = tpi_uring_tag(uring, object->fd, TPI_URING_RECEIVE);
     if (object->borrowed) { /* nothing may be taken from it that is not asked for now */
-        if (tpi_uring_poll(uring, object->fd, POLLIN, tag)) {
-            object->bits |= TPI_RECEIVING;
-        } else {
-            tpi_uring_list(uring, object);
-        }
+        tpi_uring_poll_input(uring, object, tag);
         return;
     }
     struct io_uring_sqe *place = tpi_uring_place(uring);

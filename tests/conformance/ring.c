@@ -500,6 +500,9 @@ static int enter(struct io_uring *ring, entry how, struct __kernel_timespec *lim
         return status;
     }
     mischief_step_aside(self->mischief, ring);
+    if (!(ring->flags & IORING_SETUP_DEFER_TASKRUN)) {
+        after(ring, self); /* such a ring completes at any time, and its loop may have looked already */
+    }
     before(ring, self);
     if (how == SUBMIT) {
         status = __real_io_uring_submit(ring);

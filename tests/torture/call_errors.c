@@ -88,8 +88,8 @@ bool call_error_passes(system_call call, int error) {
         return is_one_of(error, LIST(EINTR, ENOSYS, EPERM));
     case CALL_getrandom:
         return is_one_of(error, LIST(EAGAIN, EINTR));
-    case CALL_io_uring_enter:
-        return is_one_of(error, LIST(EAGAIN, EBUSY, EINTR, ETIME));
+    case CALL_io_uring_enter: /* EEXIST: the ring is another thread's, and a new one is made */
+        return is_one_of(error, LIST(EAGAIN, EBUSY, EEXIST, EINTR, ETIME));
     case CALL_write: /* to the descriptor that wakes */
         return is_one_of(error, LIST(EAGAIN, EINTR));
     case CALL_read: /* from it */
@@ -137,8 +137,6 @@ bool call_may_stall(system_call call, int error) {
     switch (call) {
     case CALL_epoll_ctl: /* as if a watched descriptor were closed, or were a file now: it is forgotten silently */
         return error == EBADF || error == EPERM;
-    case CALL_io_uring_enter: /* another thread's ring gives way to a new one: its accept may still be woken in vain */
-        return error == EEXIST;
     case CALL_accept4:  /* the server looks again after 100 ms, which nobody waits for here */
     case CALL_shutdown: /* the peer is not told of the end */
     case CALL_write:    /* the loop is not woken */
