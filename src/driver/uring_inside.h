@@ -63,6 +63,10 @@ struct tpi_uring {
     uint32_t buffer_mask;   /* buffer_count - 1 */
     uint32_t buffer_stride; /* from one to the next */
     uint32_t leased;        /* buffers in which bytes are held */
+    uint32_t spared;        /* buffers that the kernel is not to have now: uring_ring.c, "How many buffers" */
+    uint16_t first_spare;   /* of those */
+    uint32_t permits;       /* receives that found no buffer and may try again before the next wait */
+    uint64_t batch_bytes;   /* received since buffers were published last */
     uint16_t buffer_tail;   /* of buffer_ring, with what is not published yet */
     uint32_t entries;       /* of the submission queue */
     uint32_t head;          /* of the completion queue: the next one to be delivered */
@@ -121,6 +125,7 @@ enum {
 /* object->spare */
 #define TPI_IN_ROOM 1 /* registered with room_fd */
 #define TPI_IS_UNIX 2 /* a Unix socket */
+#define TPI_STARVED 4 /* its receive found no buffer */
 
 #define TPI_FAILURE (UINT32_C(0xff) << TPI_FAILURE_SHIFT)
 
@@ -291,6 +296,7 @@ static inline void tpi_uring_received(tpi_uring *uring, tpi_object *object, int 
     }
     const uint16_t buffer = (uint16_t)(flags >> IORING_CQE_BUFFER_SHIFT);
     const uint8_t *data = tpi_uring_buffer(uring, uring->buffers, buffer);
+    uring->batch_bytes += (uint32_t)result;
     const size_t used = object->up->data(object, data, (size_t)result);
     if (__builtin_expect(used < (size_t)result, 0)) {
         tpi_uring_received_in_part(uring, object, buffer, data + used, (size_t)result - used);

@@ -35,7 +35,54 @@ static size_t buffer_ring_length(const tpi_uring *uring) {
     return uring->buffer_count * sizeof(struct io_uring_buf);
 }
 
+/*
+ * How many buffers the kernel has. It fills as many as it has before any of them is looked at, so with long messages they
+ * are as few as fit the processor's cache together: the rest is spared. A receive that finds none ends with ENOBUFS, and
+ * no more of those try again at a time than there are buffers.
+ */
+
+#define BATCH_BYTES (768 << 10)
+#define FEWEST_BUFFERS 8
+
+static void *spare_note(const tpi_uring *uring, uint16_t buffer) {
+    return tpi_uring_buffer(uring, uring->buffers, buffer) - TPI_URING_HEAD;
+}
+
+/* How many it is to have, going by what came in `count` of them; 0: there is nothing to go by. */
+static uint32_t wanted_buffers(const tpi_uring *uring, uint32_t count) {
+    if (count == 0 || uring->batch_bytes == 0) {
+        return 0;
+    }
+    const uint64_t fitting = (uint64_t)count * BATCH_BYTES / uring->batch_bytes;
+    const uint32_t wanted = fitting < FEWEST_BUFFERS ? FEWEST_BUFFERS : (uint32_t)fitting;
+    return fitting > uring->buffer_count ? uring->buffer_count : wanted;
+}
+
+/* Before what was given back is published: hold some of it back, or add what was held back. */
+static void spare_buffers(tpi_uring *uring, uint32_t returned, uint32_t wanted) {
+    uint32_t offered = uring->buffer_count - uring->leased - uring->spared;
+    for (; offered > wanted && returned > 0; offered--, returned--) {
+        const uint16_t buffer = uring->buffer_ring->bufs[--uring->buffer_tail & uring->buffer_mask].bid;
+        memcpy(spare_note(uring, buffer), &uring->first_spare, sizeof uring->first_spare);
+        uring->first_spare = buffer;
+        uring->spared++;
+    }
+    for (; offered < wanted && uring->spared > 0; offered++) {
+        const uint16_t buffer = uring->first_spare;
+        memcpy(&uring->first_spare, spare_note(uring, buffer), sizeof uring->first_spare);
+        uring->spared--;
+        tpi_uring_give_back(uring, buffer, tpi_uring_buffer(uring, uring->buffers, buffer));
+    }
+}
+
 void tpi_uring_publish_buffers(tpi_uring *uring) {
+    const uint32_t returned = (uint16_t)(uring->buffer_tail - uring->buffer_ring->tail);
+    const uint32_t wanted = wanted_buffers(uring, returned);
+    if (wanted > 0 && (wanted < uring->buffer_count || uring->spared > 0)) {
+        spare_buffers(uring, returned, wanted);
+    }
+    uring->batch_bytes = 0;
+    uring->permits = uring->buffer_count - uring->leased - uring->spared;
     __atomic_store_n(&uring->buffer_ring->tail, uring->buffer_tail, __ATOMIC_RELEASE);
 }
 
@@ -63,6 +110,8 @@ static int register_buffers(tpi_uring *uring) {
         return TEPAL_SYSTEM(-status);
     }
     uring->buffer_tail = 0;
+    uring->spared = 0;
+    uring->batch_bytes = 0;
     for (uint32_t i = 0; i < uring->buffer_count; i++) {
         uring->buffer_ring->bufs[i].len = uring->buffer_bytes;
         tpi_uring_give_back(uring, (uint16_t)i, tpi_uring_buffer(uring, uring->buffers, (uint16_t)i));

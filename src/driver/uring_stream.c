@@ -166,6 +166,19 @@ static void begin_receiving(tpi_uring *uring, tpi_object *object) {
     place->flags |= IOSQE_BUFFER_SELECT;
     place->user_data = tag;
     object->bits |= TPI_RECEIVING;
+    object->spare &= (uint8_t)~TPI_STARVED;
+}
+
+/* Receive again, if that can lead to anything now: one that found no buffer has to wait until some are back. */
+static void receive_again(tpi_uring *uring, tpi_object *object) {
+    if (object->spare & TPI_STARVED) {
+        if (uring->permits == 0) {
+            tpi_uring_list(uring, object);
+            return;
+        }
+        uring->permits--;
+    }
+    begin_receiving(uring, object);
 }
 
 /* The peer's EOF, or a failure, is next. */
@@ -243,7 +256,7 @@ static void go_on(tpi_uring *uring, tpi_object *object) {
     } else if (bits & TPI_EOF_DUE || (bits & TPI_FAILURE && (is_broken(object) || !(bits & TPI_RECEIVING)))) {
         tell_end(object);
     } else if (!(bits & TPI_RECEIVING)) {
-        begin_receiving(uring, object);
+        receive_again(uring, object);
     }
 }
 
@@ -253,8 +266,10 @@ static void note_end(tpi_object *object, int result) {
     case 0:
         object->bits |= TPI_EOF_DUE;
         break;
+    case ENOBUFS: /* the buffers are with us, and go back before the next wait */
+        object->spare |= TPI_STARVED;
+        break;
     case ECANCELED: /* we asked for it */
-    case ENOBUFS:   /* the buffers are with us, and go back before the next wait */
     case EINTR:
     case EAGAIN:
         break;
@@ -281,6 +296,7 @@ static void receive_borrowed(tpi_uring *uring, tpi_object *object) {
 void tpi_uring_received_in_general(tpi_uring *uring, tpi_object *object, int result, uint32_t flags) {
     uint8_t *buffers = uring->is_past ? uring->past->buffers : uring->buffers;
     const uint16_t buffer = (uint16_t)(flags >> IORING_CQE_BUFFER_SHIFT);
+    uring->batch_bytes += result > 0 ? (uint32_t)result : 0;
     uring->is_leased = uring->is_past; /* an earlier ring's buffers are not given back */
     if (!(flags & IORING_CQE_F_MORE)) {
         object->bits &= ~(uint32_t)(TPI_RECEIVING | TPI_CANCELING);
