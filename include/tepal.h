@@ -25,6 +25,7 @@
 #include <tepal/connect.h>
 #include <tepal/server.h>
 #include <tepal/executor.h>
+#include <tepal/tls.h>
 #include <tepal/sim.h>
 
 #endif

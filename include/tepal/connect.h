@@ -7,13 +7,14 @@
 #include <tepal/base.h>
 #include <tepal/error.h>
 #include <tepal/protocol.h>
+#include <tepal/tls.h>
 #include <tepal/transport.h>
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-/** Where to connect. Either host and port, or unix_path. Strings are copied. */
+/** Where to connect. Either host and port, or unix_path, or fd. Strings are copied. */
 typedef struct tepal_connect_options {
     size_t size;
     const char *host; /**< a literal address or a name of at most 253 bytes; NULL: the loopback addresses */
@@ -25,10 +26,15 @@ typedef struct tepal_connect_options {
     int (*allow)(void *argument, const tepal_address *address); /**< asked before each attempt: below 0 refuses it */
     void *allow_argument;
     const tepal_transport_options *transport; /**< copied */
+    const tepal_tls_options *tls;             /**< copied: TLS, set up before the factory is called; NULL: none */
+    const int *fd; /**< a connected stream socket instead of host and unix_path; the loop's once this returns 0 */
 } tepal_connect_options;
 
 /**
  * Connect, make a protocol with factory(argument), call its connection_made, then complete the future.
+ *
+ * With tls the handshake comes between connecting and the factory: whoever gets a protocol has a verified peer, and a
+ * handshake that fails is the future's error. No further address is tried then.
  *
  * A name is resolved on a thread (getaddrinfo(3)) and its addresses are tried in order. If all fail, the error has the
  * last attempt's code and text and, through next, the ones before, each with its address. A Unix socket whose backlog is

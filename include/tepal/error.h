@@ -33,9 +33,9 @@ extern "C" {
 /** Whose number an error's value is. */
 typedef enum tepal_domain {
     TEPAL_DOMAIN_SYSTEM = 1, /**< errno(3) */
-    TEPAL_DOMAIN_TEPAL,      /**< the table below */
+    TEPAL_DOMAIN_TEPAL,      /**< the first table below */
     TEPAL_DOMAIN_RESOLVER,   /**< getaddrinfo(3)'s EAI_ values, made positive */
-    TEPAL_DOMAIN_TLS,        /**< the TLS engine's reason codes */
+    TEPAL_DOMAIN_TLS,        /**< the second table below */
     TEPAL_DOMAIN_USER        /**< yours: Tepal only carries it */
 } tepal_domain;
 
@@ -61,6 +61,44 @@ typedef enum tepal_domain {
 #define TEPAL_ERROR_ENUM(name, value, text) TEPAL_##name = TEPAL_ERROR(TEPAL_DOMAIN_TEPAL, value),
 enum { TEPAL_ERROR_TABLE(TEPAL_ERROR_ENUM) TEPAL_ERROR_TABLE_END = 0 };
 #undef TEPAL_ERROR_ENUM
+
+/**
+ * What can be wrong with TLS: name, value, sentence. Which end is meant by "the peer" depends on who is told.
+ *
+ * The peer's alerts are told by the same codes as one's own findings where they mean the same.
+ */
+#define TEPAL_TLS_ERROR_TABLE(X)                                                                                       \
+    X(PROTOCOL, 1, "the peer broke the rules of TLS")                                                                  \
+    X(NOT_TLS, 2, "the peer does not speak TLS")                                                                       \
+    X(HTTP, 3, "the peer speaks plain HTTP, not TLS")                                                                  \
+    X(VERSION, 4, "there is no version of TLS that both ends allow")                                                   \
+    X(CIPHER, 5, "there is no cipher or key exchange that both ends allow")                                            \
+    X(ALPN, 6, "there is no application protocol that both ends speak")                                                \
+    X(ENDED, 7, "the peer closed the connection during the TLS handshake")                                             \
+    X(DAMAGED, 8, "a TLS record was damaged or forged on its way")                                                     \
+    X(EXPIRED, 9, "the peer's certificate has expired")                                                                \
+    X(NOT_YET_VALID, 10, "the peer's certificate is not valid yet")                                                    \
+    X(WRONG_HOST, 11, "the peer's certificate is for another host")                                                    \
+    X(UNKNOWN_AUTHORITY, 12, "the peer's certificate was issued by an authority that is not trusted")                  \
+    X(SELF_SIGNED, 13, "the peer's certificate is signed by itself, and is not trusted")                               \
+    X(REVOKED, 14, "the peer's certificate was revoked")                                                               \
+    X(UNFIT, 15, "the peer's certificate is malformed, too weak, or not meant for this use")                           \
+    X(NO_CERTIFICATE, 16, "the peer showed no certificate")                                                            \
+    X(UNKNOWN_NAME, 17, "the server has no certificate for the name that was asked for")                               \
+    X(REFUSED, 18, "the peer does not accept our certificate")                                                         \
+    X(CERTIFICATE_REQUIRED, 19, "the peer asks for a certificate, and none was shown")                                 \
+    X(NOTHING_IN_COMMON, 20, "the peer found nothing in common to go on with")                                         \
+    X(ALERT, 21, "the peer ended the connection with a TLS alert")                                                     \
+    X(PEM, 22, "no certificate, key or authority could be read from the PEM text")                                     \
+    X(KEY, 23, "the private key does not belong to the certificate")                                                   \
+    X(PASSWORD, 24, "the private key is encrypted, and its password is missing or wrong")                              \
+    X(NO_CIPHER, 25, "the list of ciphers names none that is known")                                                   \
+    X(SESSION, 26, "the session that was to be offered cannot be read")                                                \
+    X(ENGINE, 27, "the TLS engine failed")
+
+#define TEPAL_TLS_ERROR_ENUM(name, value, text) TEPAL_ETLS_##name = TEPAL_ERROR(TEPAL_DOMAIN_TLS, value),
+enum { TEPAL_TLS_ERROR_TABLE(TEPAL_TLS_ERROR_ENUM) TEPAL_TLS_ERROR_TABLE_END = 0 };
+#undef TEPAL_TLS_ERROR_ENUM
 
 /** Errors of the system that Tepal itself returns; each is TEPAL_SYSTEM of the errno of that name. */
 enum {

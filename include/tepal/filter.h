@@ -80,6 +80,9 @@ typedef struct tepal_filter_type {
 
     /** Answer a question by name ("tls.version"). Returns 0, or TEPAL_ENOENT to ask the layer below. */
     int (*info)(const tepal_filter *self, const char *what, const void **answer);
+
+    /** In a forked child whose loop is closed or forgets its connections: give back memory, and call nothing of the transport's. */
+    void (*forget)(tepal_filter *self);
 } tepal_filter_type;
 
 /** The first member of a filter of yours. Set type; the rest is the transport's while it is pushed. */

@@ -7,6 +7,7 @@
 #include <tepal/base.h>
 #include <tepal/error.h>
 #include <tepal/protocol.h>
+#include <tepal/tls.h>
 #include <tepal/transport.h>
 
 #ifdef __cplusplus
@@ -37,6 +38,8 @@ typedef struct tepal_server_options {
     int (*accepted)(void *argument, int fd,
                     const tepal_address
                         *peer); /**< asked first: 0 makes a connection of it; 1: fd is yours now; below 0 closes it */
+    const tepal_tls_options
+        *tls; /**< copied: TLS, set up before the factory is called; accept_failed hears of handshakes that fail */
 } tepal_server_options;
 
 /**

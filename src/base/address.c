@@ -5,6 +5,7 @@
  * truncated, nothing is read past the length given, and an address that fails is left untouched. It must never look a
  * name up: that blocks, and is the resolver's.
  */
+#include "base/address.h"
 #include <tepal/error.h>
 
 #include <arpa/inet.h>
@@ -190,4 +191,18 @@ int tepal_address_port(const tepal_address *address) {
         return ntohs(inet6.sin6_port);
     }
     return TEPAL_EINVAL;
+}
+
+bool tpi_address_is_same_port(const tepal_address *a, const tepal_address *b) {
+    const int family = a->storage.ss_family;
+    if (family != b->storage.ss_family || (family != AF_INET && family != AF_INET6) ||
+        tepal_address_port(a) != tepal_address_port(b)) {
+        return false;
+    }
+    if (family == AF_INET) {
+        return ((const struct sockaddr_in *)&a->storage)->sin_addr.s_addr ==
+               ((const struct sockaddr_in *)&b->storage)->sin_addr.s_addr;
+    }
+    return memcmp(&((const struct sockaddr_in6 *)&a->storage)->sin6_addr,
+                  &((const struct sockaddr_in6 *)&b->storage)->sin6_addr, sizeof(struct in6_addr)) == 0;
 }

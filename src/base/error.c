@@ -73,6 +73,30 @@ static const char *tepal_name(int code) {
     }
 }
 
+static const char *tls_sentence(int code) {
+    switch (code) {
+#define SENTENCE(name, value, text)                                                                                    \
+    case TEPAL_ETLS_##name:                                                                                            \
+        return text;
+        TEPAL_TLS_ERROR_TABLE(SENTENCE)
+#undef SENTENCE
+    default:
+        return "unknown error of TLS";
+    }
+}
+
+static const char *tls_name(int code) {
+    switch (code) {
+#define NAME(name, value, text)                                                                                        \
+    case TEPAL_ETLS_##name:                                                                                            \
+        return "TEPAL_ETLS_" #name;
+        TEPAL_TLS_ERROR_TABLE(NAME)
+#undef NAME
+    default:
+        return NULL;
+    }
+}
+
 static const char *resolver_name(int value) {
     switch (-value) {
 #define NAME(name)                                                                                                     \
@@ -103,7 +127,7 @@ const char *tepal_strerror(int code) {
         /* gai_strerror(0) would be a success. */
         return tepal_error_value(code) == 0 ? "unknown error of the resolver" : gai_strerror(-tepal_error_value(code));
     case TEPAL_DOMAIN_TLS:
-        return "error of the TLS engine";
+        return tls_sentence(code);
     case TEPAL_DOMAIN_USER:
         return "error of the program's own";
     default:
@@ -125,6 +149,8 @@ const char *tepal_error_name(int code) {
         name = resolver_name(value);
         break;
     case TEPAL_DOMAIN_TLS:
+        name = tls_name(code);
+        break;
     case TEPAL_DOMAIN_USER:
     default:
         break;

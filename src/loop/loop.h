@@ -83,6 +83,7 @@ struct tepal_loop {
     void (*flush_corked)(tepal_loop *loop);
     void *net; /* net's state shared by the transports of a loop; freed by net_free */
     void (*net_free)(tepal_loop *loop);
+    void *tls; /* tls' state shared by its filters; NULL while there are none */
 
     tepal_order order;
     unsigned drain_limit;

@@ -8,10 +8,10 @@
  * fail any more.
  */
 #include <netdb.h>
-#include <netinet/in.h>
 #include <tepal/connect.h>
+#include "base/address.h"
 #include "base/options.h"
-#include "net/stream.h"
+#include "net/setup.h"
 #include "net/unix.h"
 
 /*
@@ -40,6 +40,7 @@ typedef struct tpi_dial {
     void *argument;
     tepal_connect_options options; /* without what it points to */
     tepal_transport_options transport_options;
+    tpi_way *way; /* to set up TLS; NULL: none is wanted */
     tepal_address local;
     tepal_address *addresses; /* to be tried; NULL while they are looked for */
     tpi_failure *failures;    /* room for one per address */
@@ -61,6 +62,9 @@ static void dial_let_go(tpi_dial *dial) {
     if (--dial->holds > 0 || dial->future != NULL) {
         return;
     }
+    if (dial->way != NULL) {
+        tpi_tls.close(dial->loop, dial->way);
+    }
     tpi_free(allocate, dial->addresses);
     tpi_free(allocate, dial->failures);
     tpi_free(allocate, dial);
@@ -74,7 +78,11 @@ static void dial_drop_transport(tpi_dial *dial) {
     if (transport != NULL) {
         dial->transport = NULL;
         transport->owner = NULL;
-        driver->ops->close(driver, &transport->object);
+        if (transport->flags & TPI_SETTING_UP) {
+            tpi_setup_forsake(transport, TEPAL_ECANCELED);
+        } else {
+            driver->ops->close(driver, &transport->object);
+        }
     }
 }
 
@@ -169,26 +177,13 @@ static void dial_out_of_time(tepal_work *work, int status) {
 
 /* Success */
 
-/*
- * A TCP socket that is given a port from the range it is connecting to can meet itself: both ends of the connection are
- * one socket, and nobody listens there. That is a refusal.
- */
+/* A TCP socket with a port out of the range it connects to can meet itself, where nobody listens: a refusal. */
 static bool is_own_peer(const tpi_dial *dial) {
     tpi_driver *driver = dial->loop->driver;
-    const tepal_address *peer = &dial->addresses[dial->next - 1];
     tepal_address local;
 
-    if (peer->storage.ss_family == AF_UNIX ||
-        driver->ops->query(driver, &dial->transport->object, TPI_QUERY_LOCAL, &local) < 0 ||
-        local.storage.ss_family != peer->storage.ss_family || tepal_address_port(&local) != tepal_address_port(peer)) {
-        return false;
-    }
-    if (peer->storage.ss_family == AF_INET) {
-        return ((const struct sockaddr_in *)&local.storage)->sin_addr.s_addr ==
-               ((const struct sockaddr_in *)&peer->storage)->sin_addr.s_addr;
-    }
-    return memcmp(&((const struct sockaddr_in6 *)&local.storage)->sin6_addr,
-                  &((const struct sockaddr_in6 *)&peer->storage)->sin6_addr, sizeof(struct in6_addr)) == 0;
+    return driver->ops->query(driver, &dial->transport->object, TPI_QUERY_LOCAL, &local) == 0 &&
+           tpi_address_is_same_port(&local, &dial->addresses[dial->next - 1]);
 }
 
 static void unref_transport(void *transport) {
@@ -200,7 +195,6 @@ static void dial_deliver(tpi_dial *dial) {
     const tepal_address *address = &dial->addresses[dial->next - 1];
     tepal_protocol *protocol = NULL;
 
-    tpi_transport_configure(dial->transport, &dial->transport_options, address->storage.ss_family);
     tepal_future *future = dial_detach(dial);
     int code = dial->factory(dial->argument, &protocol);
     if (code >= 0 && protocol == NULL) {
@@ -214,15 +208,57 @@ static void dial_deliver(tpi_dial *dial) {
         return;
     }
     tepal_transport *transport = tepal_transport_ref(dial->transport); /* the future's */
+    const bool was_set_up = (transport->flags & TPI_SETTING_UP) != 0;
     dial->transport = NULL;
     transport->owner = NULL;
-    tpi_transport_made(transport, protocol);
+    if (was_set_up) {
+        tpi_setup_finish(transport, protocol);
+    } else {
+        tpi_transport_made(transport, protocol);
+    }
     if (tepal_future_set_result(future, transport, unref_transport) < 0) {
         /* Cancelled by the factory or by connection_made: too late to be silent, for the protocol must be ended. */
         tepal_transport_abort(transport, TEPAL_ECANCELED);
         tepal_transport_unref(transport);
+    } else if (was_set_up) {
+        tpi_setup_established(transport); /* after what waits for the future, it may read */
     }
     tepal_future_unref(future);
+}
+
+/* The handshake is done, or has failed, with which the transport is lost. */
+static void dial_set_up(tepal_transport *transport, void *argument, const tepal_error *failure) {
+    tpi_dial *dial = argument;
+    (void)transport;
+
+    dial->holds++;
+    if (failure == NULL) {
+        dial_deliver(dial);
+    } else {
+        const tepal_error error = {.code = failure->code,
+                                   .text = failure->text,
+                                   .address = &dial->addresses[dial->next - 1],
+                                   .next = dial_last_failure(dial)};
+        dial->transport->owner = NULL;
+        dial->transport = NULL; /* the loop's, and on its way out */
+        dial_fail(dial, &error);
+    }
+    dial_let_go(dial);
+}
+
+/* Connected: now what stands between that and the protocol, if anything does. */
+static void dial_stands(tpi_dial *dial) {
+    tepal_transport *transport = dial->transport;
+
+    tpi_transport_configure(transport, &dial->transport_options, dial->addresses[dial->next - 1].storage.ss_family);
+    if (dial->way == NULL) {
+        dial_deliver(dial);
+        return;
+    }
+    const int code = tpi_setup_begin(transport, dial->way, dial_set_up, dial);
+    if (code < 0) {
+        dial_fail_code(dial, code);
+    }
 }
 
 /* Attempts */
@@ -285,7 +321,7 @@ static void dial_advance(tpi_dial *dial, int code) {
             code = TEPAL_SYSTEM(ECONNREFUSED);
         }
         if (code == 0) {
-            dial_deliver(dial);
+            dial_stands(dial);
             break;
         }
         dial_drop_transport(dial);
@@ -364,21 +400,20 @@ static void dial_start(tepal_work *work, int status) {
     tpi_driver *driver = dial->loop->driver;
 
     if (status < 0 || dial->future == NULL) {
-        dial_let_go(dial); /* cancelled, or ended with the loop */
-        return;
-    }
-    if (dial->addresses != NULL) {
+        /* cancelled, or ended with the loop */
+    } else if (dial->transport != NULL) {
+        dial_stands(dial); /* adopted */
+    } else if (dial->addresses != NULL) {
         dial_begin(dial);
-        dial_let_go(dial);
-        return;
-    }
-    const int code = driver->ops->resolve(driver, &dial->resolve);
-    if (code < 0) {
+    } else {
+        const int code = driver->ops->resolve(driver, &dial->resolve);
+        if (code == 0) {
+            dial->resolving = true;
+            return; /* the start's hold is now the resolving's */
+        }
         dial_fail_code(dial, code);
-        dial_let_go(dial);
-        return;
     }
-    dial->resolving = true; /* and the start's hold is now the resolving's */
+    dial_let_go(dial);
 }
 
 static int dial_add_literal(tpi_dial *dial, const char *text) {
@@ -405,6 +440,10 @@ static int dial_find_literals(tpi_dial *dial, const tepal_connect_options *optio
     if (dial->addresses == NULL) {
         return TEPAL_ENOMEM;
     }
+    if (options->fd != NULL) {
+        dial->count = dial->next = 1; /* the peer's, once it is adopted */
+        return 0;
+    }
     if (options->unix_path != NULL) {
         dial->count = 1;
         return tpi_unix_address(dial->addresses, options->unix_path);
@@ -421,7 +460,8 @@ static int dial_find_literals(tpi_dial *dial, const tepal_connect_options *optio
 /* The public face */
 
 static int check_options(const tepal_connect_options *options) {
-    if (options->host != NULL && options->unix_path != NULL) {
+    if ((options->host != NULL) + (options->unix_path != NULL) + (options->fd != NULL) > 1 ||
+        (options->fd != NULL && options->local != NULL)) {
         return TEPAL_EINVAL;
     }
     if (options->family != 0 && options->family != AF_INET && options->family != AF_INET6) {
@@ -458,6 +498,10 @@ static int dial_new(tepal_loop *loop, const tepal_connect_options *options, tpi_
     dial->closer.abandoned = dial_abandoned;
     dial->limit.work.run = dial_out_of_time;
     dial->backlog.work.run = dial_ask_again;
+    if (code >= 0 && options->tls != NULL) {
+        code = tpi_tls.open(loop, options->tls, options->fd == NULL ? TPI_CONNECTS : TPI_EITHER, options->host,
+                            &dial->way);
+    }
     if (code >= 0) {
         code = dial_find_literals(dial, options);
     }
@@ -466,6 +510,28 @@ static int dial_new(tepal_loop *loop, const tepal_connect_options *options, tpi_
         return code;
     }
     *out = dial;
+    return 0;
+}
+
+/* Take a socket that is connected already, in the place of the one attempt. On an error it stays the caller's. */
+static int dial_adopt(tpi_dial *dial, int fd) {
+    tpi_driver *driver = dial->loop->driver;
+    tepal_transport *transport;
+    int code = tpi_transport_new(dial->loop, &dial->transport_options, &dial_upcalls, &transport);
+
+    if (code < 0) {
+        return code;
+    }
+    code = driver->ops->adopt(driver, &transport->object, fd, TPI_STREAM, 0);
+    if (code < 0) {
+        tpi_transport_discard(transport);
+        return code;
+    }
+    dial->transport = transport;
+    transport->owner = dial;
+    if (driver->ops->query(driver, &transport->object, TPI_QUERY_PEER, dial->addresses) < 0) {
+        dial->addresses->storage.ss_family = AF_UNIX; /* it has gone already, which reading will tell */
+    }
     return 0;
 }
 
@@ -484,6 +550,11 @@ int tepal_loop_create_connection(tepal_loop *loop, tepal_factory factory, void *
     }
     code = tepal_future_new(loop, &result);
     if (code < 0) {
+        dial_let_go(dial);
+        return code;
+    }
+    if (options.fd != NULL && (code = dial_adopt(dial, *options.fd)) < 0) {
+        tepal_future_unref(result);
         dial_let_go(dial);
         return code;
     }

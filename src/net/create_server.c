@@ -15,12 +15,16 @@ typedef struct tpi_creation {
     tepal_server_options options;
     tepal_transport_options transport;
     tpi_places places;
-    size_t next; /* of the hosts */
+    tpi_way *way; /* to set up TLS; NULL: none is wanted, or the server has it */
+    size_t next;  /* of the hosts */
 } tpi_creation;
 
 static void creation_free(tpi_creation *creation) {
     tpi_realloc allocate = creation->loop->realloc;
 
+    if (creation->way != NULL) {
+        tpi_tls.close(creation->loop, creation->way);
+    }
     tpi_free(allocate, creation->places.first);
     tpi_free(allocate, creation);
 }
@@ -53,7 +57,7 @@ static void creation_finish(tpi_creation *creation) {
     tepal_error error;
 
     if (tpi_server_make(creation->loop, creation->factory, creation->argument, &creation->options, &creation->places,
-                        &path, &server, &error) < 0) {
+                        &path, &creation->way, &server, &error) < 0) {
         creation_fail(creation, &error);
         return;
     }
@@ -196,7 +200,10 @@ int tepal_loop_create_server(tepal_loop *loop, tepal_factory factory, void *argu
         creation->resolve.passive = true;
         creation->resolve.done = creation_resolved;
         creation->resolve.realloc = loop->realloc;
-        if (tpi_server_is_wildcard(&creation->options)) {
+        if (options.tls != NULL) {
+            code = tpi_tls.open(loop, options.tls, TPI_ACCEPTS, NULL, &creation->way);
+        }
+        if (code >= 0 && tpi_server_is_wildcard(&creation->options)) {
             code = tpi_places_add_wildcard(&creation->places, loop->realloc, &creation->options);
         }
     }

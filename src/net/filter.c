@@ -158,6 +158,8 @@ void tepal_filter_up_established(tepal_filter *self) {
     tepal_filter *filter = ABOVE(self, established);
     if (filter != NULL) {
         filter->type->established(filter);
+    } else if (transport->flags & TPI_SETTING_UP) {
+        tpi_setup_established(transport);
     } else if (transport->extras != NULL && transport->extras->established != NULL) {
         tepal_future *future = transport->extras->established;
         transport->extras->established = NULL;
@@ -363,6 +365,17 @@ void tpi_filters_lost(tepal_transport *transport, const tepal_error *error) {
         filter = above;
     }
     fail_established(transport, error == NULL ? TEPAL_ECLOSED : error->code);
+}
+
+void tpi_filters_forget(tepal_transport *transport) {
+    for (tepal_filter *filter = transport->filters, *below; filter != NULL; filter = below) {
+        below = filter->below;
+        const size_t known = filter->type->size;
+        if (known > offsetof(tepal_filter_type, forget) && filter->type->forget != NULL) {
+            filter->type->forget(filter);
+        }
+    }
+    transport->filters = NULL;
 }
 
 /* A future for the filter being set up. */

@@ -258,7 +258,7 @@ static int open_everything(tepal_server *server, tpi_places *places, tepal_addre
  * places or of path.
  */
 int tpi_server_make(tepal_loop *loop, tepal_factory factory, void *argument, const tepal_server_options *options,
-                    tpi_places *places, tepal_address *path, tepal_server **out, tepal_error *error) {
+                    tpi_places *places, tepal_address *path, tpi_way **way, tepal_server **out, tepal_error *error) {
     const size_t room = places->count + options->fd_count + 1;
     const tepal_address *failed = NULL;
     tepal_server *server = tpi_server_new(loop, factory, argument, options, room);
@@ -268,6 +268,8 @@ int tpi_server_make(tepal_loop *loop, tepal_factory factory, void *argument, con
         return TEPAL_ENOMEM;
     }
     server->transport = *options->transport;
+    server->way = *way;
+    *way = NULL;
     int code = open_everything(server, places, path, options, &failed);
     if (code >= 0 && !options->do_not_start) {
         failed = NULL;
@@ -290,10 +292,14 @@ int tepal_loop_listen(tepal_loop *loop, tepal_factory factory, void *argument, c
     tpi_places places = {0};
     tepal_address path, address;
     tepal_error error;
+    tpi_way *way = NULL;
     int code = tpi_loop_check(loop);
 
     if (code >= 0) {
         code = factory == NULL ? TEPAL_EINVAL : tpi_server_read_options(&options, &transport, given);
+    }
+    if (code >= 0 && options.tls != NULL) {
+        code = tpi_tls.open(loop, options.tls, TPI_ACCEPTS, NULL, &way);
     }
     if (code < 0) {
         return code;
@@ -308,7 +314,10 @@ int tepal_loop_listen(tepal_loop *loop, tepal_factory factory, void *argument, c
         }
     }
     if (code >= 0) {
-        code = tpi_server_make(loop, factory, argument, &options, &places, &path, server, &error);
+        code = tpi_server_make(loop, factory, argument, &options, &places, &path, &way, server, &error);
+    }
+    if (way != NULL) {
+        tpi_tls.close(loop, way);
     }
     tpi_free(loop->realloc, places.first);
     return code;

@@ -29,6 +29,9 @@ static void server_release(tepal_server *server) {
         return;
     }
     tepal_loop *loop = server->loop;
+    if (server->way != NULL) {
+        tpi_tls.close(loop, server->way);
+    }
     tpi_free(loop->realloc, server->listeners);
     tpi_free(loop->realloc, server);
     tepal_loop_unref(loop);
@@ -126,6 +129,37 @@ static void unmade_ending(tpi_object *object) {
 static const tpi_upcalls unmade_upcalls = {
     .closed = unmade_closed, .ending = unmade_ending, .abandoned = unmade_closed};
 
+/* A protocol from the program's factory. */
+static int server_make_protocol(const tepal_server *server, tepal_protocol **protocol) {
+    const int code = server->factory(server->argument, protocol);
+    return code >= 0 && *protocol == NULL ? TEPAL_EINVAL : code;
+}
+
+/* A handshake is done, or has failed: strangers do so all the time, so nobody is told who did not ask to be. */
+static void server_set_up(tepal_transport *transport, void *argument, const tepal_error *failure) {
+    tepal_server *server = argument;
+    tpi_driver *driver = server->loop->driver;
+    tepal_protocol *protocol = NULL;
+    tepal_address peer;
+
+    const bool known = driver->ops->query(driver, &transport->object, TPI_QUERY_PEER, &peer) == 0;
+    if (failure != NULL) {
+        if (server->accept_failed != NULL) {
+            const tepal_error error = {.code = failure->code, .text = failure->text, .address = known ? &peer : NULL};
+            server->accept_failed(server->argument, &error);
+        }
+        return;
+    }
+    const int code = server_make_protocol(server, &protocol);
+    if (code < 0) {
+        tpi_setup_forsake(transport, code);
+        server_tell(server, code, known ? &peer : NULL);
+        return;
+    }
+    tpi_setup_finish(transport, protocol);
+    tpi_setup_established(transport);
+}
+
 /* Make a connection of fd. On an error fd is closed, or will be. */
 static int server_connect(tepal_server *server, int fd, const tepal_address *peer) {
     tpi_driver *driver = server->loop->driver;
@@ -144,10 +178,8 @@ static int server_connect(tepal_server *server, int fd, const tepal_address *pee
         return code;
     }
     tpi_transport_configure(transport, &server->transport, peer->storage.ss_family);
-    code = server->factory(server->argument, &protocol);
-    if (code >= 0 && protocol == NULL) {
-        code = TEPAL_EINVAL;
-    }
+    code = server->way != NULL ? tpi_setup_begin(transport, server->way, server_set_up, server)
+                               : server_make_protocol(server, &protocol);
     if (code < 0) {
         driver->ops->close(driver, &transport->object);
         return code;
@@ -155,7 +187,9 @@ static int server_connect(tepal_server *server, int fd, const tepal_address *pee
     transport->owner = tepal_server_ref(server);
     transport->flags |= TPI_ACCEPTED;
     server->connections++;
-    tpi_transport_made(transport, protocol);
+    if (server->way == NULL) {
+        tpi_transport_made(transport, protocol);
+    }
     return 0;
 }
 

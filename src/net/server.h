@@ -4,7 +4,7 @@
 #ifndef TPI_SERVER_H
 #define TPI_SERVER_H
 
-#include "net/stream.h"
+#include "net/setup.h"
 #include "net/unix.h"
 
 typedef struct tpi_server_waiter tpi_server_waiter;
@@ -29,6 +29,7 @@ struct tepal_server {
     void (*accept_failed)(void *argument, const tepal_error *error);
     int (*accepted)(void *argument, int fd, const tepal_address *peer);
     tepal_transport_options transport;
+    tpi_way *way; /* to set up TLS; NULL: none is wanted */
     int backlog;
     bool serving;
     bool closed;
@@ -83,9 +84,10 @@ int tpi_places_add_wildcard(tpi_places *places, tpi_realloc allocate, const tepa
 
 /*
  * listen.c: make the server of these options and places. On an error *error says which, with the address concerned,
- * which is one of places or path; the addresses' ports may have changed.
+ * which is one of places or path; the addresses' ports may have changed. It takes *way over, unless that is not NULL
+ * afterwards.
  */
 int tpi_server_make(tepal_loop *loop, tepal_factory factory, void *argument, const tepal_server_options *options,
-                    tpi_places *places, tepal_address *path, tepal_server **server, tepal_error *error);
+                    tpi_places *places, tepal_address *path, tpi_way **way, tepal_server **server, tepal_error *error);
 
 #endif

@@ -47,6 +47,8 @@ typedef enum tpi_transport_flag {
     TPI_HELD_READING = 1 << 20,  /* paused by the pipe of which it is the source: apart from PAUSED_READING */
     TPI_ACCEPTED = 1 << 21,      /* owner is a server */
     TPI_EOF_HELD = 1 << 22,      /* a filter passed up an EOF while the protocol had paused */
+    TPI_SETTING_UP = 1 << 26,    /* filters are set up, and the protocol is setup.c's */
+    TPI_SETUP_DUE = 1 << 27,     /* the event is to go on with that */
     TPI_FLYING = 1 << 25,        /* special for its flight alone */
     TPI_GATHERING = 1 << 24,     /* in the middle of a write of very many pieces: nobody is told of marks */
     TPI_SPECIAL = 1 << 23        /* debug, filters, extras or waiting output: the quick paths are not for it */
@@ -119,6 +121,9 @@ void tpi_transport_discard(tepal_transport *transport);
  * connected; sets object.up. From here on the transport ends through connection_lost.
  */
 void tpi_transport_made(tepal_transport *transport, tepal_protocol *protocol);
+
+/* The part of that which concerns the protocol: for setup.c, whose transports were made without it. */
+void tpi_transport_greet(tepal_transport *transport, tepal_protocol *protocol);
 
 /* As made, from the ready queue later on: for calls that must not call up. */
 void tpi_transport_made_soon(tepal_transport *transport, tepal_protocol *protocol);
@@ -234,6 +239,7 @@ int tpi_filters_write_eof(tepal_transport *transport);
 void tpi_filters_close(tepal_transport *transport);
 void tpi_filters_abort(tepal_transport *transport, int code);
 void tpi_filters_lost(tepal_transport *transport, const tepal_error *error);
+void tpi_filters_forget(tepal_transport *transport); /* in a forked child */
 void tpi_filters_flush(tepal_transport *transport);
 void tpi_filters_pause(tepal_transport *transport);  /* from the protocol */
 void tpi_filters_resume(tepal_transport *transport); /* from the protocol */
@@ -260,6 +266,15 @@ void tpi_producer_forget(tepal_transport *transport);  /* in a forked child, whe
 tepal_protocol **tpi_pipe_aside(tepal_transport *transport);
 /* In a forked child: end the pipe of this source, and call nobody. */
 void tpi_pipe_forget(tepal_transport *transport);
+
+/* setup.c, whose other side is in setup.h */
+
+/* The filters are established: the event, which is queued, is to go on with it ... */
+void tpi_setup_established(tepal_transport *transport);
+/* ... here, and once more when the protocol is there. */
+void tpi_setup_run(tepal_transport *transport);
+/* In a forked child: give back memory, and call nobody. */
+void tpi_setup_forget(tepal_transport *transport);
 
 /* server.c */
 

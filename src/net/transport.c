@@ -119,6 +119,10 @@ void tpi_transport_forget(tepal_transport *transport) {
     if (transport->flags & TPI_PIPED) {
         tpi_pipe_forget(transport);
     }
+    if (transport->flags & TPI_SETTING_UP) {
+        tpi_setup_forget(transport);
+    }
+    tpi_filters_forget(transport);
     tpi_producer_forget(transport);
     tpi_flow_lost(transport, NULL);
     if (transport->event.state != TPI_WORK_IDLE) {
@@ -164,6 +168,10 @@ static void event_run(tepal_work *work, int status) {
                 transport->flags &= ~(uint32_t)TPI_EOF_HELD;
                 (void)tpi_protocol_received_eof(transport);
             }
+            if (due & TPI_SETUP_DUE && !(transport->flags & TPI_ENDED)) {
+                transport->flags &= ~(uint32_t)TPI_SETUP_DUE;
+                tpi_setup_run(transport);
+            }
             if (due & TPI_STOP_PRODUCER) {
                 transport->flags &= ~(uint32_t)TPI_STOP_PRODUCER;
                 tpi_producer_stop(transport);
@@ -203,10 +211,15 @@ void tpi_upcall_ends(tepal_loop *loop, int64_t began_ns, const char *what) {
 void tpi_transport_made(tepal_transport *transport, tepal_protocol *protocol) {
     tepal_loop *loop = transport->loop;
     TPI_INVARIANT(loop, 1, !(transport->flags & (TPI_MADE | TPI_LOST)));
-    transport->protocol = protocol;
     transport->object.up = &tpi_stream_upcalls;
     transport->flags |= TPI_MADE;
     loop->stats.transports++;
+    tpi_transport_greet(transport, protocol);
+}
+
+void tpi_transport_greet(tepal_transport *transport, tepal_protocol *protocol) {
+    tepal_loop *loop = transport->loop;
+    transport->protocol = protocol;
     tpi_stream_update_direct(transport);
     int64_t began = tpi_upcall_begins(transport);
     int code = protocol->type->connection_made == NULL ? 0 : protocol->type->connection_made(protocol, transport);

@@ -40,6 +40,7 @@
     X(listen)                                                                                                          \
     X(lstat)                                                                                                           \
     X(mmap)                                                                                                            \
+    X(open)                                                                                                            \
     X(ppoll)                                                                                                           \
     X(pthread_create)                                                                                                  \
     X(read)                                                                                                            \

@@ -64,6 +64,20 @@ int __wrap_lstat64(const char *path, struct stat *status);
 int __real_fcntl64(int fd, int command, ...);
 int __wrap_fcntl64(int fd, int command, ...);
 
+#ifdef HAVE_TLS /* for key logs */
+int __real_open64(const char *path, int flags, ...);
+int __wrap_open64(const char *path, int flags, ...);
+
+int __wrap_open64(const char *path, int flags, ...) {
+    va_list arguments;
+
+    va_start(arguments, flags);
+    const unsigned mode = va_arg(arguments, unsigned); /* as libc does: it is there if flags ask for it */
+    va_end(arguments);
+    return faults_fail(CALL_open) ? -1 : __real_open64(path, flags, mode);
+}
+#endif
+
 int __wrap_fstat64(int fd, struct stat *status) {
     return faults_fail(CALL_fstat) ? -1 : __real_fstat64(fd, status);
 }

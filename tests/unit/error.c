@@ -75,7 +75,10 @@ TEST(error, any_int_has_a_name_and_a_sentence) {
         CHECK(tepal_error_name(code)[0] != '\0');
     }
     CHECK_STR(tepal_strerror(INT_MIN), "unknown error");
-    CHECK_STR(tepal_strerror(tepal_error_make(TEPAL_DOMAIN_TLS, 7)), "error of the TLS engine");
+    CHECK_STR(tepal_strerror(TEPAL_ETLS_HTTP), "the peer speaks plain HTTP, not TLS");
+    CHECK_STR(tepal_error_name(TEPAL_ETLS_HTTP), "TEPAL_ETLS_HTTP");
+    CHECK_STR(tepal_strerror(tepal_error_make(TEPAL_DOMAIN_TLS, 999)), "unknown error of TLS");
+    CHECK_STR(tepal_error_name(tepal_error_make(TEPAL_DOMAIN_TLS, 999)), "unknown");
     CHECK_STR(tepal_strerror(tepal_error_make(TEPAL_DOMAIN_USER, 7)), "error of the program's own");
 }
 
