@@ -56,4 +56,9 @@ static inline int tpi_engine_version(const tpi_engine *engine) {
     return SSL_version(engine->ssl);
 }
 
+/* After the handshake: whether a part of a message of the peer's has come, and the rest has not. Nothing can be said then. */
+static inline bool tpi_engine_is_busy(const tpi_engine *engine) {
+    return SSL_in_init(engine->ssl) != 0;
+}
+
 #endif

@@ -22,7 +22,8 @@ int tpi_tls_find(const tepal_transport *transport, tpi_tls_filter **filter) {
 /* The same, of one whose handshake is done. */
 static int find_open(const tepal_transport *transport, tpi_tls_filter **filter) {
     const int code = tpi_tls_find(transport, filter);
-    return code < 0 ? code : SSL_is_init_finished((*filter)->engine.ssl) ? 0 : TEPAL_EPENDING;
+    const bool is_done = code == 0 && ((*filter)->state == TPI_TLS_OPEN || SSL_is_init_finished((*filter)->engine.ssl));
+    return code < 0 ? code : is_done ? 0 : TEPAL_EPENDING;
 }
 
 /* Once the handshake is done, everything but the size is given its value. */

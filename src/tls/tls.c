@@ -5,14 +5,6 @@
  */
 #include "tls/tls.h"
 
-/* Records are small at first, so that each can be used as soon as its segment is there, and large in bulk. */
-#define SMALL_RECORD 1330 /* with what TCP, IP and TLS add, less than 1,400 */
-#define SMALL_BYTES 40000 /* so much at the beginning, and again after a rest */
-#define REST_NS TEPAL_SEC(1)
-
-/* Pieces shorter than this are joined before they are encrypted. */
-#define JOIN_BELOW 4096
-
 static tpi_tls_filter *tls_of(const tepal_filter *filter) {
     return (tpi_tls_filter *)(void *)(uintptr_t)filter;
 }
@@ -81,64 +73,12 @@ static void close_out(tpi_tls_filter *tls, tpi_tls_loan *loan) {
 
 /* Output */
 
-static size_t record_limit(tpi_tls_filter *tls) {
-    const int64_t now_ns = tepal_loop_time(tls->loop);
-    if (now_ns - tls->written_ns > REST_NS) {
-        tls->small_bytes = SMALL_BYTES;
-    }
-    tls->written_ns = now_ns;
-    return tls->small_bytes > 0 ? SMALL_RECORD : TPI_RECORD_BYTES;
-}
-
-static int encrypt(tpi_tls_filter *tls, const uint8_t *bytes, size_t length) {
-    int code = 0;
-    while (length > 0 && code == 0) {
-        const size_t limit = record_limit(tls);
-        const size_t count = length < limit ? length : limit;
-        if (tls->engine.out_room - tls->engine.out_length < TPI_RECORD_ROOM) {
-            spill(&tls->engine);
-        }
-        code = tpi_engine_write(&tls->engine, bytes, count);
-        tls->small_bytes -= tls->small_bytes < count ? tls->small_bytes : (uint32_t)count;
-        bytes += count;
-        length -= count;
-    }
-    return code;
-}
-
-/* Short pieces are joined, so that they do not become a record each. */
-static int encrypt_pieces(tpi_tls_filter *tls, const struct iovec *pieces, size_t count) {
-    if (count == 1) {
-        return encrypt(tls, pieces->iov_base, pieces->iov_len);
-    }
-    tpi_tls_loan *join = tpi_tls_borrow(tls);
-    if (join == NULL) {
-        return TEPAL_ENOMEM;
-    }
-    size_t joined = 0;
-    int code = 0;
-    for (size_t i = 0; i < count && code == 0; i++) {
-        const uint8_t *bytes = pieces[i].iov_base;
-        const size_t length = pieces[i].iov_len;
-        const bool is_short = length < JOIN_BELOW;
-        if (joined > 0 && (!is_short || joined + length > TPI_RECORD_BYTES)) {
-            code = encrypt(tls, join->bytes, joined);
-            joined = 0;
-        }
-        if (is_short && code == 0) {
-            if (length > 0) {
-                memcpy(join->bytes + joined, bytes, length);
-            }
-            joined += length;
-        } else if (code == 0) {
-            code = encrypt(tls, bytes, length);
-        }
-    }
-    if (code == 0) {
-        code = encrypt(tls, join->bytes, joined);
-    }
-    tpi_tls_give_back(tls, join);
-    return code;
+/*
+ * Whether anything can be said now. Not before the handshake is done, nor between the records of a message that comes in
+ * several, a long ticket: OpenSSL wants the rest of it first, and would take its absence for a failure.
+ */
+static bool may_speak(const tpi_tls_filter *tls) {
+    return tls->state == TPI_TLS_OPEN && !tpi_engine_is_busy(&tls->engine);
 }
 
 static int tls_write(tepal_filter *filter, const struct iovec *pieces, size_t count) {
@@ -146,14 +86,14 @@ static int tls_write(tepal_filter *filter, const struct iovec *pieces, size_t co
     if (has_failed(tls)) {
         return TEPAL_ECLOSED;
     }
-    if (tls->state != TPI_TLS_OPEN) {
+    if (!may_speak(tls)) {
         return tpi_output_copy(&tls->waiting, tls->loop->realloc, pieces, count, 0);
     }
     tpi_tls_loan *out = open_out(tls);
     if (out == NULL) {
         return TEPAL_ENOMEM;
     }
-    const int code = encrypt_pieces(tls, pieces, count);
+    const int code = tpi_tls_encrypt(tls, pieces, count);
     close_out(tls, out);
     if (code < 0) {
         return fail(tls, code);
@@ -161,20 +101,24 @@ static int tls_write(tepal_filter *filter, const struct iovec *pieces, size_t co
     return has_failed(tls) ? TEPAL_ECLOSED : 0;
 }
 
-/* What was written before the handshake was done. */
+/* What was written while nothing could be said. */
 static int write_waiting(tpi_tls_filter *tls) {
     struct iovec pieces[TPI_SEND_PIECES];
     int code = 0;
     while (tls->waiting.bytes > 0 && code == 0) {
         const size_t count = tpi_output_gather(&tls->waiting, pieces, TPI_SEND_PIECES);
-        code = encrypt_pieces(tls, pieces, count);
+        code = tpi_tls_encrypt(tls, pieces, count);
         tpi_output_consume(&tls->waiting, tls->loop->realloc, tpi_pieces_bytes(pieces, count));
     }
     return code;
 }
 
-/* Say close_notify, after what was written. 0 or an error, with which it has failed. */
+/* Say close_notify, after what was written, now or as soon as may be. 0 or an error, with which it has failed. */
 static int end(tpi_tls_filter *tls) {
+    if (!may_speak(tls)) {
+        tls->has_ended = tls->end_is_due = true;
+        return 0;
+    }
     tpi_tls_loan *out = open_out(tls);
     if (out == NULL) {
         return TEPAL_ENOMEM;
@@ -200,6 +144,10 @@ static uint64_t tls_buffered(const tepal_filter *filter) {
 }
 
 int tpi_tls_update_keys(tpi_tls_filter *tls) {
+    if (!may_speak(tls)) {
+        tls->update_is_due = true;
+        return 0;
+    }
     tpi_tls_loan *out = open_out(tls);
     if (out == NULL) {
         return TEPAL_ENOMEM;
@@ -257,7 +205,12 @@ static void tls_close(tepal_filter *filter) {
         }
         return; /* else once the handshake is done, which has its limit */
     }
-    if (tls->has_ended || end(tls) == 0) {
+    if (!tls->has_ended && end(tls) < 0) {
+        return;
+    }
+    if (tls->end_is_due) {
+        start_limit(tls, tls->shutdown_limit_ns); /* of what has to come before it can be said */
+    } else {
         close_below(tls);
     }
 }
@@ -304,6 +257,7 @@ static int keep(tpi_tls_filter *tls, const uint8_t *bytes, size_t length) {
         return fail(tls, TEPAL_ENOMEM);
     }
     memcpy(kept, bytes, length);
+    tepal_filter_down_pause(&tls->filter); /* it may have gone on for the sake of what is to be said */
     tls->kept = kept;
     tls->kept_length = length;
     tls->kept_used = 0;
@@ -371,11 +325,33 @@ static int set_up(tpi_tls_filter *tls) {
     return has_failed(tls) ? TEPAL_ECLOSED : 0;
 }
 
+/* What could not be said before, and now can. With `out` open. 0 or an error. */
+static int catch_up(tpi_tls_filter *tls) {
+    if (!may_speak(tls)) {
+        return 0;
+    }
+    int code = write_waiting(tls);
+    if (code == 0 && tls->update_is_due) {
+        tls->update_is_due = false;
+        code = tpi_engine_update_keys(&tls->engine);
+    }
+    if (code == 0 && tls->end_is_due) {
+        tls->end_is_due = false;
+        code = tpi_engine_end(&tls->engine);
+    }
+    return code;
+}
+
+/* Whoever has paused may wait for what was written, which waits for the rest of a message. */
+static bool wants_more(const tpi_tls_filter *tls) {
+    return !tepal_filter_is_paused(&tls->filter) || tpi_engine_is_busy(&tls->engine);
+}
+
 /* Decrypt whole records as long as they fit. Returns how many bytes there are; *last is what the engine said instead of more. */
 static size_t decrypt(tpi_tls_filter *tls, uint8_t *plain, int64_t *last) {
     size_t length = 0;
     *last = TPI_ENGINE_DRY;
-    while (tls->engine.in_length > 0 && length + TPI_RECORD_BYTES <= TPI_PLAIN_BYTES) {
+    while (tls->engine.in_length > 0 && length + TPI_RECORD_BYTES <= TPI_PLAIN_BYTES && wants_more(tls)) {
         *last = tpi_engine_read(&tls->engine, plain + length, TPI_RECORD_BYTES);
         if (*last <= 0) {
             break;
@@ -393,20 +369,27 @@ static void read_records(tpi_tls_filter *tls) {
         return;
     }
     while (tls->state == TPI_TLS_OPEN && tls->engine.in_length > 0 && !tls->engine.has_ended && tls->kept == NULL &&
-           !tepal_filter_is_paused(&tls->filter)) {
+           wants_more(tls)) {
         int64_t last;
         tpi_tls_loan *out = open_out(tls);
         if (out == NULL) {
             break;
         }
+        const uint64_t waited = tls->waiting.bytes;
+        const bool was_due = tls->end_is_due;
         const size_t length = decrypt(tls, plain->bytes, &last);
+        const int code = last < 0 && last != TPI_ENGINE_ENDED ? (int)last : catch_up(tls);
         close_out(tls, out); /* before anybody is called up who may write */
-        const bool is_broken = last < 0 && last != TPI_ENGINE_ENDED;
         if (length > 0 && !has_failed(tls) && deliver(tls, plain->bytes, length) < 0) {
             break;
         }
-        if (is_broken) {
-            (void)give_up(tls, (int)last);
+        if (code < 0) {
+            (void)give_up(tls, code);
+        } else if (!has_failed(tls) && tls->waiting.bytes < waited) {
+            tepal_filter_up_writable(&tls->filter);
+        }
+        if (!has_failed(tls) && was_due && !tls->end_is_due && tls->is_closing) {
+            close_below(tls);
         }
     }
     tpi_tls_give_back(tls, plain);
@@ -473,7 +456,8 @@ static int tls_received_eof(tepal_filter *filter) {
 }
 
 static void tls_pause(tepal_filter *filter) {
-    if (tls_of(filter)->state == TPI_TLS_OPEN) {
+    const tpi_tls_filter *tls = tls_of(filter);
+    if (tls->state == TPI_TLS_OPEN && !tpi_engine_is_busy(&tls->engine)) {
         tepal_filter_down_pause(filter);
     }
 }
@@ -526,7 +510,7 @@ void tpi_tls_prepare(tpi_tls_filter *tls) {
     tls->filter.type = &tpi_tls_filter_type;
     tls->go_on.run = go_on;
     tls->limit.work.run = limit_reached;
-    tls->small_bytes = SMALL_BYTES;
+    tls->small_bytes = TPI_TLS_SMALL_BYTES;
 }
 
 void tpi_tls_begin(tepal_filter *filter) {

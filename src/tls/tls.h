@@ -4,6 +4,7 @@
  *   tls.c          the filter: what comes, what goes, the end
  *   start.c        from options to a filter on a transport
  *   info.c         what can be asked of one
+ *   records.c      what is written, cut into records
  *   pool.c         memory for the time of a call
  *   openssl.c      the engine
  *   context.c      contexts; credentials.c makes an SSL_CTX of options
@@ -43,7 +44,7 @@ typedef struct tpi_tls_filter {
     tpi_engine engine;
     tepal_timer limit;  /* of the handshake, then of the end */
     tepal_work go_on;   /* begins, or delivers what is kept */
-    tpi_output waiting; /* written before the handshake was done */
+    tpi_output waiting; /* written while nothing could be said: before the handshake was done */
     uint8_t *kept;      /* decrypted, and not taken by the layer above; NULL: nothing */
     uint8_t *early;     /* came from the peer before the filter was here; NULL: nothing */
     size_t kept_length, kept_used, early_length, early_used;
@@ -53,13 +54,19 @@ typedef struct tpi_tls_filter {
     uint32_t small_bytes; /* how much goes in small records before they grow */
     uint8_t state;        /* tpi_tls_state */
     bool is_closing;      /* close() was called */
-    bool has_ended;       /* close_notify was said */
+    bool has_ended;       /* close_notify was said, or ... */
+    bool end_is_due;      /* ... will be, once it can */
+    bool update_is_due;   /* likewise of new keys */
     bool has_told_end;    /* eof_received was passed up */
     bool is_lost;         /* to be freed once go_on has run */
 } tpi_tls_filter;
 
 /* The topmost TLS filter of a transport. Returns 0, TEPAL_ENOENT or TEPAL_ECLOSED. */
 int tpi_tls_find(const tepal_transport *transport, tpi_tls_filter **filter);
+
+/* records.c: encrypt all of it. The engine's `out` is open. 0 or an error. */
+int tpi_tls_encrypt(tpi_tls_filter *tls, const struct iovec *pieces, size_t count);
+#define TPI_TLS_SMALL_BYTES 40000 /* so much goes in small records at the beginning, and again after a rest */
 
 /* start.c, for the factory: a filter by its way. */
 extern const tepal_filter_type tpi_tls_filter_type;

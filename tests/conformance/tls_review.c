@@ -1,0 +1,405 @@
+/*
+ * What strangers can do to TLS that no well-bred peer does: one end is Tepal's, the other OpenSSL's own with its bytes in
+ * the test's hands.
+ */
+#include "conformance/script.h"
+
+#include <openssl/err.h>
+#include <openssl/pem.h>
+#include <openssl/ssl.h>
+#include <openssl/x509v3.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <tepal/tls.h>
+#include <unistd.h>
+
+/* ---- One certificate, which is its own authority ---- */
+
+static X509 *certificate;
+static EVP_PKEY *key;
+static char certificate_pem[4096], key_pem[4096];
+
+static void write_pem(BIO *memory, char *text, size_t size) {
+    const int length = BIO_read(memory, text, (int)size - 1);
+    CHECK_GT(length, 0);
+    text[length] = '\0';
+    BIO_free(memory);
+}
+
+static void make_identity(void) {
+    X509V3_CTX context;
+
+    if (key != NULL) {
+        return;
+    }
+    key = EVP_EC_gen("P-256");
+    certificate = X509_new();
+    CHECK(key != NULL && certificate != NULL);
+    X509_set_version(certificate, X509_VERSION_3);
+    ASN1_INTEGER_set(X509_get_serialNumber(certificate), 7);
+    ASN1_TIME_set_string(X509_getm_notBefore(certificate), "20200101000000Z");
+    ASN1_TIME_set_string(X509_getm_notAfter(certificate), "20991231235959Z");
+    X509_NAME_add_entry_by_txt(X509_get_subject_name(certificate), "CN", MBSTRING_ASC,
+                               (const unsigned char *)"localhost", -1, -1, 0);
+    X509_set_issuer_name(certificate, X509_get_subject_name(certificate));
+    X509_set_pubkey(certificate, key);
+    X509V3_set_ctx(&context, certificate, certificate, NULL, NULL, 0);
+    X509_EXTENSION *names =
+        X509V3_EXT_conf_nid(NULL, &context, NID_subject_alt_name, "DNS:localhost,DNS:www.example.org");
+    CHECK_EQ(X509_add_ext(certificate, names, -1), 1);
+    X509_EXTENSION_free(names);
+    CHECK_GT(X509_sign(certificate, key, EVP_sha256()), 0);
+    BIO *memory = BIO_new(BIO_s_mem());
+    PEM_write_bio_X509(memory, certificate);
+    write_pem(memory, certificate_pem, sizeof certificate_pem);
+    memory = BIO_new(BIO_s_mem());
+    PEM_write_bio_PrivateKey(memory, key, NULL, NULL, 0, NULL, NULL);
+    write_pem(memory, key_pem, sizeof key_pem);
+}
+
+static tepal_tls_context_options usual_options(bool server) {
+    make_identity();
+    return (tepal_tls_context_options){.size = sizeof(tepal_tls_context_options),
+                                       .server = server,
+                                       .certificate = server ? certificate_pem : NULL,
+                                       .key = server ? key_pem : NULL,
+                                       .ca = certificate_pem};
+}
+
+static tepal_tls_context *context_of(const tepal_tls_context_options *options) {
+    tepal_tls_context *made;
+    CHECK_OK(tepal_tls_context_new(&made, options, NULL, 0));
+    return made;
+}
+
+static tepal_tls_context *usual_context(bool server) {
+    const tepal_tls_context_options options = usual_options(server);
+    return context_of(&options);
+}
+
+/* ---- Tepal's end ---- */
+
+typedef struct one_end one_end;
+struct one_end {
+    tepal_protocol protocol; /* first */
+    tepal_loop *loop;
+    tepal_transport *transport; /* a reference */
+    tepal_future *future, *upgraded;
+    int made, eofs, losts, lost_code;
+    char data[65536]; /* the beginning of what came */
+    size_t received;
+    void (*on_made)(one_end *self);
+    void (*on_data)(one_end *self);
+};
+
+static int end_made(tepal_protocol *protocol, tepal_transport *transport) {
+    one_end *self = (one_end *)protocol;
+    self->made++;
+    self->transport = tepal_transport_ref(transport);
+    if (self->on_made != NULL) {
+        self->on_made(self);
+    }
+    return 0;
+}
+
+static int end_data(tepal_protocol *protocol, const void *data, size_t length) {
+    one_end *self = (one_end *)protocol;
+    CHECK_EQ(self->losts + self->eofs, 0);
+    if (self->received + length <= sizeof self->data) {
+        memcpy(self->data + self->received, data, length);
+    }
+    self->received += length;
+    if (self->on_data != NULL) {
+        self->on_data(self);
+    }
+    return 0;
+}
+
+static int end_eof(tepal_protocol *protocol) {
+    ((one_end *)protocol)->eofs++;
+    return TEPAL_KEEP_OPEN;
+}
+
+static void end_lost(tepal_protocol *protocol, const tepal_error *error) {
+    one_end *self = (one_end *)protocol;
+    self->losts++;
+    self->lost_code = error == NULL ? 0 : error->code;
+}
+
+static const tepal_protocol_type one_end_type = {.size = sizeof one_end_type,
+                                                 .connection_made = end_made,
+                                                 .data_received = end_data,
+                                                 .eof_received = end_eof,
+                                                 .connection_lost = end_lost};
+
+static int end_factory(void *argument, tepal_protocol **protocol) {
+    *protocol = &((one_end *)argument)->protocol;
+    return 0;
+}
+
+/* ---- OpenSSL's end ---- */
+
+typedef struct stranger {
+    SSL_CTX *ctx;
+    SSL *ssl;
+    int fd;
+    bool is_holding;    /* what it says stays in its BIO */
+    bool holds_tickets; /* likewise, from the end of the handshake on */
+} stranger;
+
+static void stranger_open(stranger *self, bool server, int version) {
+    make_identity();
+    if (self->ctx == NULL) {
+        self->ctx = SSL_CTX_new(server ? TLS_server_method() : TLS_client_method());
+    }
+    if (server) {
+        CHECK_EQ(SSL_CTX_use_certificate(self->ctx, certificate), 1);
+        CHECK_EQ(SSL_CTX_use_PrivateKey(self->ctx, key), 1);
+    }
+    if (version != 0) {
+        SSL_CTX_set_min_proto_version(self->ctx, version);
+        SSL_CTX_set_max_proto_version(self->ctx, version);
+    }
+    self->ssl = SSL_new(self->ctx);
+    CHECK(self->ssl != NULL);
+    SSL_set_bio(self->ssl, BIO_new(BIO_s_mem()), BIO_new(BIO_s_mem()));
+    if (server) {
+        SSL_set_accept_state(self->ssl);
+    } else {
+        SSL_set_connect_state(self->ssl);
+    }
+}
+
+static void stranger_close(stranger *self) {
+    SSL_free(self->ssl);
+    SSL_CTX_free(self->ctx);
+    if (self->fd >= 0) {
+        close(self->fd);
+    }
+    *self = (stranger){.fd = -1};
+}
+
+/* Send so much of what it says, at most. */
+static size_t stranger_give(stranger *self, size_t limit) {
+    static char bytes[65536];
+    size_t given = 0;
+    while (given < limit && self->fd >= 0) {
+        const size_t room = limit - given < sizeof bytes ? limit - given : sizeof bytes;
+        const int count = BIO_read(SSL_get_wbio(self->ssl), bytes, (int)room);
+        if (count <= 0) {
+            break;
+        }
+        for (int sent = 0; sent < count;) { /* few bytes as a rule, which the socket has room for */
+            const ssize_t one = send(self->fd, bytes + sent, (size_t)(count - sent), MSG_NOSIGNAL | MSG_DONTWAIT);
+            if (one < 0) {
+                return given;
+            }
+            sent += (int)one;
+        }
+        given += (size_t)count;
+    }
+    return given;
+}
+
+/* The first record of what it has still to say goes alone. */
+static void stranger_give_record(stranger *self) {
+    char *bytes;
+    const long length = BIO_get_mem_data(SSL_get_wbio(self->ssl), &bytes);
+    CHECK_GT(length, 5);
+    const size_t record = 5 + ((size_t)(uint8_t)bytes[3] << 8 | (uint8_t)bytes[4]);
+    CHECK_LT(record, length);
+    CHECK_EQ(stranger_give(self, record), record);
+}
+
+static void stranger_move(stranger *self) {
+    char bytes[16384];
+    ssize_t count = 0;
+    while (self->fd >= 0 && (count = recv(self->fd, bytes, sizeof bytes, MSG_DONTWAIT)) > 0) {
+        BIO_write(SSL_get_rbio(self->ssl), bytes, (int)count);
+    }
+    if (!SSL_is_init_finished(self->ssl) && SSL_do_handshake(self->ssl) == 1) {
+        self->is_holding = self->holds_tickets;
+    }
+    ERR_clear_error();
+    if (!self->is_holding) {
+        (void)stranger_give(self, SIZE_MAX);
+    }
+}
+
+static void turn(one_end *self, stranger *other) {
+    stranger_move(other);
+    CHECK_OK(tepal_loop_step(self->loop, TEPAL_MS(1)));
+}
+
+#define UNTIL(self, other, condition)                                                                                  \
+    do {                                                                                                               \
+        const int64_t give_up_ns_ = test_now_ns() + TEPAL_SEC(test_is_slow_build() ? 60 : 8);                          \
+        while (!(condition)) {                                                                                         \
+            if (test_now_ns() > give_up_ns_) {                                                                         \
+                test_fail(__FILE__, __LINE__, "waited too long for %s", #condition);                                   \
+            }                                                                                                          \
+            turn(self, other);                                                                                         \
+        }                                                                                                              \
+    } while (0)
+
+static void let_settle(one_end *self, stranger *other) {
+    for (int i = 0; i < 10; i++) {
+        stranger_move(other);
+        while (tepal_loop_step(self->loop, 0) == 1) {
+        }
+    }
+}
+
+/* ---- Both ---- */
+
+static void begin(one_end *self, stranger *other, const tepal_tls_options *tls) {
+    int fds[2];
+    self->protocol.type = &one_end_type;
+    if (self->loop == NULL) {
+        self->loop = script_loop();
+    }
+    test_socketpair(fds);
+    other->fd = fds[1];
+    CHECK_OK(tepal_loop_create_connection(
+        self->loop, end_factory, self, TEPAL_OPTIONS(tepal_connect_options, .fd = &fds[0], .tls = tls), &self->future));
+}
+
+/* Tepal is the client of a stranger that is a server, or the other way round. */
+static void join(one_end *self, stranger *other, tepal_tls_context *context, const char *name) {
+    begin(self, other, TEPAL_OPTIONS(tepal_tls_options, .context = context, .server_name = name));
+    UNTIL(self, other, tepal_future_is_done(self->future));
+    CHECK_OK(tepal_future_result(self->future, NULL));
+}
+
+static void part(one_end *self, stranger *other) {
+    CHECK_OK(tepal_loop_close(self->loop));
+    CHECK_EQ(self->made, self->losts);
+    (void)tepal_future_error(self->future);
+    tepal_future_unref(self->future);
+    tepal_transport_unref(self->transport);
+    tepal_loop_unref(self->loop);
+    stranger_close(other);
+}
+
+static const char *stranger_reads(stranger *self) {
+    static char bytes[16384];
+    const int count = SSL_read(self->ssl, bytes, sizeof bytes - 1);
+    bytes[count < 0 ? 0 : count] = '\0';
+    return bytes;
+}
+
+/* ---- Messages after the handshake ---- */
+
+static int fat_ticket(SSL *ssl, void *argument) {
+    static const char ballast[2500];
+    (void)argument;
+    return SSL_SESSION_set1_ticket_appdata(SSL_get_session(ssl), ballast, sizeof ballast);
+}
+
+static SSL_TICKET_RETURN thin_ticket(SSL *ssl, SSL_SESSION *session, const unsigned char *name, size_t length,
+                                     SSL_TICKET_STATUS status, void *argument) {
+    (void)ssl;
+    (void)session;
+    (void)name;
+    (void)length;
+    (void)status;
+    (void)argument;
+    return SSL_TICKET_RETURN_IGNORE;
+}
+
+/* A server whose first ticket comes in several records, of which the client has the first when this returns. */
+static void join_in_the_middle_of_a_ticket(one_end *self, stranger *other, tepal_tls_context *context) {
+    other->ctx = SSL_CTX_new(TLS_server_method());
+    SSL_CTX_set_max_send_fragment(other->ctx, 512);
+    CHECK_EQ(SSL_CTX_set_session_ticket_cb(other->ctx, fat_ticket, thin_ticket, NULL), 1);
+    stranger_open(other, true, TLS1_3_VERSION);
+    other->holds_tickets = true;
+    join(self, other, context, "localhost");
+    let_settle(self, other);
+    stranger_give_record(other);
+    let_settle(self, other);
+    CHECK_EQ(self->made, 1);
+}
+
+SCRIPT_TEST(tls_review, what_is_written_while_half_a_ticket_is_here_is_not_lost) {
+    tepal_tls_context *context = usual_context(false);
+    one_end self = {0};
+    stranger other = {.fd = -1};
+
+    join_in_the_middle_of_a_ticket(&self, &other, context);
+    CHECK_OK(tepal_transport_write(self.transport, "early", 5));
+    let_settle(&self, &other);
+    CHECK_EQ(self.losts, 0);
+    CHECK_OK(tepal_transport_write(self.transport, " bird", 5));
+    other.is_holding = false;
+    let_settle(&self, &other);
+    CHECK_EQ(self.losts, 0);
+    char all[32] = "";
+    for (int i = 0; i < 2; i++) {
+        strcat(all, stranger_reads(&other));
+    }
+    CHECK_STR(all, "early bird");
+    part(&self, &other);
+    tepal_tls_context_unref(context);
+}
+
+SCRIPT_TEST(tls_review, half_a_ticket_does_not_stand_in_the_way_of_an_end) {
+    for (int how = 0; how < 3; how++) {
+        tepal_tls_context *context = usual_context(false);
+        one_end self = {0};
+        stranger other = {.fd = -1};
+
+        join_in_the_middle_of_a_ticket(&self, &other, context);
+        CHECK_OK(tepal_transport_write(self.transport, "last", 4));
+        if (how == 0) {
+            tepal_transport_close(self.transport);
+        } else {
+            CHECK_OK(tepal_transport_write_eof(self.transport));
+        }
+        let_settle(&self, &other);
+        if (how == 2) {
+            tepal_transport_close(self.transport);
+            let_settle(&self, &other);
+        }
+        other.is_holding = false;
+        let_settle(&self, &other);
+        CHECK_STR(stranger_reads(&other), "last");
+        CHECK_STR(stranger_reads(&other), "");
+        CHECK_EQ(SSL_get_shutdown(other.ssl) & SSL_RECEIVED_SHUTDOWN, SSL_RECEIVED_SHUTDOWN);
+        CHECK_EQ(self.losts, how != 1);
+        CHECK_EQ(self.lost_code, 0);
+        part(&self, &other);
+        tepal_tls_context_unref(context);
+    }
+}
+
+SCRIPT_TEST(tls_review, who_pauses_until_its_words_have_left_does_not_wait_for_ever_for_half_a_ticket) {
+    tepal_tls_context *context = usual_context(false);
+    one_end self = {0};
+    stranger other = {.fd = -1};
+    tepal_tls_info info = {.size = sizeof info};
+
+    join_in_the_middle_of_a_ticket(&self, &other, context);
+    CHECK_OK(tepal_transport_tls_info(self.transport, &info));
+    CHECK_EQ(info.version, TEPAL_TLS_1_3);
+    CHECK_OK(tepal_transport_tls_update_keys(self.transport));
+    CHECK_OK(tepal_transport_pause_reading(self.transport));
+    CHECK_OK(tepal_transport_write(self.transport, "early", 5));
+    CHECK_EQ(SSL_write(other.ssl, "data", 4), 4);
+    CHECK_EQ(tepal_transport_write_buffer_size(self.transport), 5);
+    other.is_holding = false;
+    UNTIL(&self, &other, tepal_transport_write_buffer_size(self.transport) == 0);
+    let_settle(&self, &other);
+    CHECK_STR(stranger_reads(&other), "early");
+    CHECK_EQ(self.received, 0);
+    CHECK_EQ(SSL_write(other.ssl, "more", 4), 4);
+    let_settle(&self, &other);
+    CHECK_EQ(self.received, 0);
+    CHECK_OK(tepal_transport_resume_reading(self.transport));
+    let_settle(&self, &other);
+    CHECK_EQ(self.received, 8);
+    CHECK_MEM(self.data, "datamore", 8);
+    CHECK_EQ(self.losts, 0);
+    part(&self, &other);
+    tepal_tls_context_unref(context);
+}
