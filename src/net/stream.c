@@ -450,15 +450,24 @@ static void linger_is_over(tepal_work *work, int status) {
     }
 }
 
+/* Whether there is unread input, or will be. What has failed and is not reset is TLS's, whose alert is on its way. */
+static bool has_unread(tepal_transport *transport) {
+    size_t unread = 0;
+    if (transport->flags & TPI_EXPECTS_INPUT) {
+        return true;
+    }
+    return transport->code == 0 &&
+           ops(transport)->query(transport->loop->driver, &transport->object, TPI_QUERY_UNREAD, &unread) >= 0 &&
+           unread > 0;
+}
+
 /* Unread input would make close(2) reset, and a reset can overtake what we wrote: send FIN, and read it away for a while. */
 static bool linger(tepal_transport *transport) {
-    size_t unread = 0;
     int64_t limit_ns =
         transport->extras == NULL || transport->extras->linger_ns == 0 ? TPI_LINGER_NS : transport->extras->linger_ns;
-    if (transport->code != 0 || transport->flags & TPI_RESET || !(transport->flags & TPI_HAS_SENT) || limit_ns < 0 ||
+    if (transport->flags & TPI_RESET || !(transport->flags & TPI_HAS_SENT) || limit_ns < 0 ||
         transport->object.sending != NULL || /* aborted while it was sending: closing cancels that */
-        ops(transport)->query(transport->loop->driver, &transport->object, TPI_QUERY_UNREAD, &unread) < 0 ||
-        unread == 0) {
+        !has_unread(transport)) {
         return false;
     }
     tpi_extras *extras = tpi_transport_extras(transport);

@@ -49,6 +49,7 @@ typedef enum tpi_transport_flag {
     TPI_EOF_HELD = 1 << 22,      /* a filter passed up an EOF while the protocol had paused */
     TPI_SETTING_UP = 1 << 26,    /* filters are set up, and the protocol is setup.c's */
     TPI_SETUP_DUE = 1 << 27,     /* the event is to go on with that */
+    TPI_EXPECTS_INPUT = 1 << 28, /* at its end: a filter knows that the peer may still send what nobody asked for */
     TPI_FLYING = 1 << 25,        /* special for its flight alone */
     TPI_GATHERING = 1 << 24,     /* in the middle of a write of very many pieces: nobody is told of marks */
     TPI_SPECIAL = 1 << 23        /* debug, filters, extras or waiting output: the quick paths are not for it */

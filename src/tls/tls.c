@@ -31,6 +31,9 @@ static int fail(tpi_tls_filter *tls, int code) {
         if (is_sent) {
             transport->flags &= ~(uint32_t)TPI_RESET;
         }
+        if (is_sent && code == tls->engine.failure) { /* what the peer still sends would make the kernel reset as well */
+            transport->flags |= TPI_EXPECTS_INPUT;
+        }
     }
     return code;
 }
@@ -183,9 +186,17 @@ static void limit_reached(tepal_work *work, int status) {
     (void)fail(tls, TEPAL_ETIMEDOUT);
 }
 
-/* Everything was written, and close_notify after it. No answer is waited for: the peer need not give one (RFC 8446, 6.1). */
+/*
+ * Everything was written, and close_notify after it. No answer is waited for: the peer need not give one (RFC 8446, 6.1).
+ * But a server of TLS 1.3 sends tickets when it comes to the end of the handshake, which may be later than this: closed
+ * already, the kernel would answer them by a reset, and forget what it has not sent yet.
+ */
 static void close_below(tpi_tls_filter *tls) {
     (void)tepal_timer_stop(tls->loop, &tls->limit);
+    if (tls->state == TPI_TLS_OPEN && !tls->engine.context->server && !tls->engine.has_ended &&
+        tpi_engine_version(&tls->engine) >= TEPAL_TLS_1_3) {
+        tls->filter.transport->flags |= TPI_EXPECTS_INPUT;
+    }
     tls->left = tpi_stream_waiting(tls->filter.transport);
     if (tls->left > 0) {
         start_limit(tls, tls->shutdown_limit_ns);
