@@ -482,16 +482,19 @@ static int check_resumed(tpi_engine *engine) {
 }
 
 /*
- * Before anything else: is it TLS that the peer speaks? Told by the first byte of its first record, an alert or a part of
- * the handshake; the old ClientHello, which begins with a bit set, is left to OpenSSL to refuse.
+ * Before anything else: is it TLS that the peer speaks? Told by the first bytes of its first record: an alert or a part of
+ * the handshake, of a version 3.something. The old ClientHello, a bit, a length and a 1, is left to OpenSSL to refuse;
+ * of anything else that begins with a bit it would await up to 32 KiB.
  */
 static int check_first_byte(tpi_engine *engine) {
     if (engine->has_seen_input || engine->in_length == 0) {
         return 0;
     }
     engine->has_seen_input = true;
-    const uint8_t first = engine->in[0];
-    if (first == SSL3_RT_ALERT || first == SSL3_RT_HANDSHAKE || first & 0x80) {
+    const uint8_t *in = engine->in;
+    if (in[0] & 0x80 ? engine->in_length < 3 || in[2] == SSL2_MT_CLIENT_HELLO
+                     : (in[0] == SSL3_RT_ALERT || in[0] == SSL3_RT_HANDSHAKE) &&
+                           (engine->in_length < 2 || in[1] == SSL3_VERSION_MAJOR)) {
         return 0;
     }
     engine->failure = is_http(engine->in, engine->in_length) ? TEPAL_ETLS_HTTP : TEPAL_ETLS_NOT_TLS;
