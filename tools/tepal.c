@@ -15,6 +15,7 @@ typedef struct subcommand {
 static const subcommand subcommands[] = {
     {"echo", echo_main, "serve: send back whatever comes"},
     {"load", load_main, "drive an echo server, check every byte and measure"},
+    {"cert", cert_main, "make a certificate and its key, to develop and test with"},
 };
 
 enum { SUBCOMMANDS = sizeof subcommands / sizeof subcommands[0] };
@@ -34,7 +35,8 @@ int main(int argument_count, char **arguments) {
         return STATUS_OK;
     }
     if (strcmp(name, "--version") == 0) {
-        printf("tepal %s\n", tepal_version());
+        const char *engine = tepal_tls_engine();
+        printf("tepal %s (%s)\n", tepal_version(), engine == NULL ? "without TLS" : engine);
         return STATUS_OK;
     }
     for (unsigned index = 0; index < SUBCOMMANDS; index++)

@@ -4,5 +4,6 @@
 
 int echo_main(int argument_count, char **arguments);
 int load_main(int argument_count, char **arguments);
+int cert_main(int argument_count, char **arguments);
 
 #endif

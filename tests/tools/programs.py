@@ -162,6 +162,15 @@ def has_ipv6():
         return False
 
 
+def has_tls():
+    return "without TLS" not in run(TEPAL, "--version")[1]
+
+
+def needs_tls():
+    if not has_tls():
+        raise Skip("this Tepal was built without TLS")
+
+
 def run_tests(prefix, tests, wanted):
     """Run {name: function}, those whose names contain `wanted`. Returns [passed, failed, skipped]."""
     totals = [0, 0, 0]

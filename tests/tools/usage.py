@@ -14,7 +14,7 @@ def fails_with_usage(*words, says):
 
 
 def help_is_printed():
-    for words in ([], ["echo"], ["load"]):
+    for words in ([], ["echo"], ["load"], ["cert"]):
         status, output, errors = run(TEPAL, *words, "--help")
         assert (status, errors) == (0, ""), (words, status, errors)
         assert output.startswith("usage: tepal"), output
@@ -24,7 +24,8 @@ def help_is_printed():
 
 def help_names_every_option():
     for command, options in (("echo", "listen workers driver grace stats"),
-                             ("load", "connect connections size depth seconds limit source driver json")):
+                             ("load", "connect connections size depth seconds limit source driver json"),
+                             ("cert", "out-cert out-key name days ca-cert ca-key is-ca expired force")):
         _, output, _ = run(TEPAL, command, "--help")
         for option in options.split():
             assert f"--{option} " in output, (command, option)
@@ -33,7 +34,7 @@ def help_names_every_option():
 def the_version_is_printed():
     status, output, errors = run(TEPAL, "--version")
     assert (status, errors) == (0, ""), (status, errors)
-    assert re.fullmatch(r"tepal \d+\.\d+\.\d+\n", output), output
+    assert re.fullmatch(r"tepal \d+\.\d+\.\d+ \((OpenSSL [^()]+|without TLS)\)\n", output), output
 
 
 def a_mistake_in_the_command_is_explained():
