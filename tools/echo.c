@@ -1,6 +1,7 @@
 /* `tepal echo`: options, listening, the workers' threads, signals and the counters at the end. On SIGINT or SIGTERM
  * it stops accepting, sends back what is under way (echo_worker.c) and ends; a second signal ends it at once. */
 #include "echo.h"
+#include "echo_tls.h"
 #include "endpoint.h"
 #include "process.h"
 #include "tools.h"
@@ -21,8 +22,10 @@ static const command_text echo_text = {
     .usage = "--listen ADDRESS [--listen ADDRESS ...] [options]",
     .summary = "Sends back whatever comes, to each peer no faster than it reads. Prints 'listening ADDRESS' for each\n"
                "address, with the port that the system chose where 0 was asked for. SIGINT or SIGTERM stops it: it\n"
-               "accepts no more, sends back what is under way, and ends; a second signal ends it at once.",
+               "accepts no more, sends back what is under way, and ends; a second signal ends it at once.\n"
+               "With a certificate it speaks TLS; SIGHUP then has it read the files again.",
     .notes = "ADDRESS is 127.0.0.1:7000, [::1]:0, name:7000, *:7000 (every interface), unix:PATH or unix:@abstract.\n"
+             "'tepal cert' makes a certificate to try TLS with.\n"
              "Exit status: 0 after a signal, 1 if something failed, 2 if the command line is wrong.",
 };
 
@@ -33,6 +36,7 @@ typedef struct echo_server {
     const char *driver;
     bool stats;
     int64_t grace_ns;
+    echo_tls tls;
     echo_worker *workers;
     size_t worker_count; /* of those that were set up */
     size_t running;      /* of those that have a thread */
@@ -46,6 +50,12 @@ static bool parse(echo_server *self, int argument_count, char **arguments, int *
         option_text("driver", "NAME", &self->driver, "uring, epoll or poll (the best there is, or $TEPAL_DRIVER)"),
         option_seconds("grace", &self->grace_ns, 1, 3600000, "how long stopping may take before peers are cut off (5)"),
         option_flag("stats", &self->stats, "print counters at the end, a name and a number a line"),
+        option_text("tls-cert", "FILE", &self->tls.certificate, "TLS with this certificate (PEM) and its chain"),
+        option_text("tls-key", "FILE", &self->tls.key, "its private key (in the certificate's file)"),
+        option_text("tls-clients", "may|must", &self->tls.clients,
+                    "ask clients for a certificate; they may or must show one"),
+        option_text("tls-ca", "FILE", &self->tls.authorities, "authorities to trust for that (the system's)"),
+        option_text("alpn", "A,B", &self->tls.protocols, "application protocols to agree upon, the preferred first"),
     };
     if (!options_parse(&echo_text, options, sizeof options / sizeof options[0], argument_count, arguments, status))
         return false;
@@ -60,7 +70,10 @@ static bool parse(echo_server *self, int argument_count, char **arguments, int *
             return false;
         }
     }
-    return true;
+    const char *problem = echo_tls_check(&self->tls);
+    if (problem != NULL)
+        *status = usage_error(&echo_text, "%s", problem);
+    return problem == NULL;
 }
 
 static int listen_failed(const char *text, int code, const tepal_error *error) {
@@ -96,6 +109,9 @@ static int serve_on(echo_worker *worker, size_t index, const char *text, const t
 static int listen_on(echo_server *self, echo_worker *worker, size_t index) {
     endpoint *place = &self->endpoints[index];
     tepal_server_options options = {.size = sizeof options, .accept_failed = echo_accept_failed};
+    tepal_tls_options tls = {.size = sizeof tls, .context = self->tls.context};
+    if (worker->has_tls)
+        options.tls = &tls;
     if (place->unix_path == NULL) {
         options.hosts = &place->host;
         options.host_count = place->host == NULL ? 0 : 1;
@@ -132,6 +148,7 @@ static int set_up(echo_server *self) {
                     self->driver == NULL ? "" : self->driver, why_no_loop(self->driver, code));
             return code;
         }
+        worker->has_tls = self->tls.context != NULL;
         for (size_t index = 0; index < self->listen.count; index++)
             if ((code = listen_on(self, worker, index)) < 0)
                 return code;
@@ -164,6 +181,11 @@ static void signaled(int signal, void *argument) {
     echo_worker_stop(&self->workers[0]);
 }
 
+static void hung_up(int signal, void *argument) {
+    (void)signal;
+    echo_tls_reload(&((echo_server *)argument)->tls);
+}
+
 /* Start the other workers' threads, with signals left to this one. Returns whether all could be started. */
 static bool start_threads(echo_server *self) {
     sigset_t all, before;
@@ -187,7 +209,8 @@ static int run(echo_server *self) {
     int status = STATUS_OK;
     tepal_loop *first = self->workers[0].loop;
     if (tepal_loop_add_signal(first, SIGINT, signaled, self) < 0 ||
-        tepal_loop_add_signal(first, SIGTERM, signaled, self) < 0) {
+        tepal_loop_add_signal(first, SIGTERM, signaled, self) < 0 ||
+        (self->tls.context != NULL && tepal_loop_add_signal(first, SIGHUP, hung_up, self) < 0)) {
         fprintf(stderr, "tepal echo: cannot handle signals\n");
         return STATUS_FAILED;
     }
@@ -225,6 +248,8 @@ static void print_stats(const echo_server *self) {
         sum.reads += counters->reads;
         sum.pauses += counters->pauses;
         sum.aborted += counters->aborted;
+        sum.refused += counters->refused;
+        sum.resumed += counters->resumed;
         if (tepal_loop_get_stats(self->workers[index].loop, &stats) == 0) {
             turns.turns += stats.turns;
             turns.waits += stats.waits;
@@ -234,6 +259,8 @@ static void print_stats(const echo_server *self) {
     print_counter("workers", self->worker_count);
     print_counter("connections", sum.connections);
     print_counter("aborted", sum.aborted);
+    print_counter("not_accepted", sum.refused);
+    print_counter("tls_resumed", sum.resumed);
     print_counter("bytes", sum.bytes);
     print_counter("reads", sum.reads);
     print_counter("pauses", sum.pauses);
@@ -253,11 +280,12 @@ int echo_main(int argument_count, char **arguments) {
     if (!parse(&self, argument_count, arguments, &status))
         return status;
     raise_descriptor_limit();
-    status = set_up(&self) < 0 ? STATUS_FAILED : run(&self);
+    status = !echo_tls_begin(&self.tls) || set_up(&self) < 0 ? STATUS_FAILED : run(&self);
     if (self.stats && status == STATUS_OK)
         print_stats(&self);
     for (size_t index = self.worker_count; index > 0; index--)
         echo_worker_end(&self.workers[index - 1]);
     free(self.workers);
+    tepal_tls_context_unref(self.tls.context);
     return status;
 }

@@ -14,7 +14,17 @@ typedef struct echo_counters {
     uint64_t reads;
     uint64_t pauses;  /* how often a peer that did not read stopped us from reading */
     uint64_t aborted; /* connections that ended with an error, or were cut off at the end */
+    uint64_t refused; /* what came and did not become a connection: failed handshakes, for the most part */
+    uint64_t resumed; /* connections that took up an earlier TLS session */
 } echo_counters;
+
+/* What is said of connections that were not accepted: some lines a second, so that a flood of them does not become a
+ * flood of words. */
+typedef struct echo_complaints {
+    int64_t since_ns; /* when this second of complaining began */
+    unsigned said;    /* in it */
+    uint64_t unsaid;  /* since the last line */
+} echo_complaints;
 
 /* Stopping goes one way, from one step to the next (echo_worker.c tells what each waits for). */
 typedef enum echo_stage { ECHO_SERVING, ECHO_SETTLING, ECHO_ENDING, ECHO_CLOSING, ECHO_ABORTED } echo_stage;
@@ -28,6 +38,8 @@ typedef struct echo_worker {
     size_t server_count;
     uint64_t alive;  /* connections */
     uint64_t paused; /* connections whose reading waits for their peer to read */
+    bool has_tls;
+    echo_complaints complaints;
     echo_counters counters;
     echo_stage stage;
     tepal_timer step;    /* the next look while stopping */
@@ -44,7 +56,7 @@ int echo_worker_init(echo_worker *self, const char *driver, int64_t grace_ns);
 /** Makes the protocol of a connection; argument is the worker. */
 int echo_factory(void *argument, tepal_protocol **protocol);
 
-/** A tepal_server_options.accept_failed: says so on stderr. */
+/** A tepal_server_options.accept_failed; argument is the worker: says so on stderr, or counts what is not said. */
 void echo_accept_failed(void *argument, const tepal_error *error);
 
 /** Run until stopped. As the thread's function it takes the worker, and returns NULL. */

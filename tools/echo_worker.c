@@ -1,12 +1,16 @@
 /* A worker of the echo server: what it does with a connection, and how it stops without losing what is under way. */
 #include "echo.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
 /* While stopping: the time between two looks at whether anything still comes in. */
 #define STEP_NS TEPAL_MS(50)
+
+/* How many connections that were not accepted are told of in a second. */
+enum { COMPLAINTS_A_SECOND = 5 };
 
 /* As small as it can be: there may be very many. */
 typedef struct connection {
@@ -35,6 +39,11 @@ static int connection_made(tepal_protocol *protocol, tepal_transport *transport)
     self->transport = transport;
     worker->alive++;
     worker->counters.connections++;
+    if (worker->has_tls) {
+        tepal_tls_info tls = {.size = sizeof tls};
+        if (tepal_transport_tls_info(transport, &tls) == 0 && tls.resumed)
+            worker->counters.resumed++;
+    }
     return 0;
 }
 
@@ -42,8 +51,10 @@ static int data_received(tepal_protocol *protocol, const void *data, size_t leng
     connection *self = (connection *)protocol;
     echo_worker *worker = worker_of(self);
     worker->counters.reads++;
-    if (worker->stage >= ECHO_ENDING) /* this peer still has not stopped: all it gets now is our end */
-        return tepal_transport_write_eof(self->transport);
+    if (worker->stage >= ECHO_ENDING) { /* this peer still has not stopped: all it gets now is our end */
+        int code = tepal_transport_write_eof(self->transport);
+        return code == TEPAL_ENOTSUP ? 0 : code; /* TLS 1.2 cannot tell it before the connection closes */
+    }
     worker->counters.bytes += length;
     return tepal_transport_write(self->transport, data, length);
 }
@@ -78,9 +89,34 @@ static void connection_lost(tepal_protocol *protocol, const tepal_error *error) 
         tepal_loop_stop(worker->loop);
 }
 
+static void say_unsaid(echo_complaints *self) {
+    if (self->unsaid > 0)
+        fprintf(stderr, "tepal echo: %" PRIu64 " more connections were not accepted\n", self->unsaid);
+    self->unsaid = 0;
+}
+
 void echo_accept_failed(void *argument, const tepal_error *error) {
-    (void)argument;
-    fprintf(stderr, "tepal echo: a connection was not accepted: %s\n", error->text);
+    echo_worker *worker = argument;
+    echo_complaints *self = &worker->complaints;
+    int64_t now_ns = tepal_loop_time(worker->loop);
+    char from[TEPAL_ADDRESS_TEXT] = "";
+    worker->counters.refused++;
+    if (error->code == TEPAL_ECLOSED) /* by ourselves: it was still shaking hands when we stopped */
+        return;
+    if (self->said == 0 || now_ns - self->since_ns >= TEPAL_SEC(1)) {
+        say_unsaid(self);
+        self->since_ns = now_ns;
+        self->said = 0;
+    }
+    if (self->said == COMPLAINTS_A_SECOND) {
+        self->unsaid++;
+        return;
+    }
+    self->said++;
+    if (error->address != NULL)
+        tepal_address_format(error->address, from, sizeof from);
+    fprintf(stderr, "tepal echo: a connection%s%s was not accepted: %s\n", *from == '\0' ? "" : " from ", from,
+            error->text);
 }
 
 static void each_server(echo_worker *self, void (*end)(tepal_server *server)) {
@@ -167,6 +203,7 @@ int echo_worker_init(echo_worker *self, const char *driver, int64_t grace_ns) {
 void *echo_worker_run(void *worker) {
     echo_worker *self = worker;
     self->status = tepal_loop_run_forever(self->loop);
+    say_unsaid(&self->complaints);
     return NULL;
 }
 

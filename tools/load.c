@@ -28,6 +28,7 @@ static const command_text load_text = {
     .summary = "Drives an echo server: opens the connections, keeps messages in flight on each for some seconds,\n"
                "compares every byte that comes back, ends each connection in order and prints what it measured.",
     .notes = "ADDRESS is 127.0.0.1:7000, [::1]:7000, name:7000, unix:PATH or unix:@abstract.\n"
+             "With --tls the server's certificate must be good, and for the host connected to.\n"
              "Exit status: 0 if every byte came back, 1 if bytes or connections were lost or it could not connect,\n"
              "2 if the command line is wrong.",
 };
@@ -117,9 +118,10 @@ static void signaled(int signal, void *argument) {
     }
 }
 
-void load_connected(load_run *self) {
+void load_connected(load_run *self, const tepal_transport *transport) {
     self->connected++;
     self->alive++;
+    load_tls_note(&self->tls, transport);
 }
 
 void load_disconnected(load_run *self) {
@@ -137,6 +139,9 @@ static void explain_connect_error(const conductor *self, const tepal_error *erro
         fprintf(stderr, "Nothing listens there. Start a server first: tepal echo --listen %s\n", load->address);
     if (error->code == TEPAL_SYSTEM(EADDRNOTAVAIL))
         fprintf(stderr, "This address has no source port left; take another one: --source 127.0.0.2\n");
+    const char *hint = load_tls_hint(error->code);
+    if (hint != NULL)
+        fprintf(stderr, "%s\n", hint);
 }
 
 static void dial(conductor *self);
@@ -170,7 +175,7 @@ static void dial(conductor *self) {
         load->loop, flow_factory, &load->flows[load->dialed],
         TEPAL_OPTIONS(tepal_connect_options, .host = self->server.host, .port = self->server.port,
                       .unix_path = self->server.unix_path, .local = self->has_source ? &self->source : NULL,
-                      .limit_ns = CONNECT_LIMIT_NS),
+                      .limit_ns = CONNECT_LIMIT_NS, .tls = load->tls.wanted ? &load->tls.options : NULL),
         &future);
     if (code == 0) {
         load->dialed++;
@@ -197,6 +202,14 @@ static bool parse(conductor *self, int argument_count, char **arguments, int *st
         option_text("source", "IP", &source, "local address to connect from"),
         option_text("driver", "NAME", &load->driver, "uring, epoll or poll (the best there is, or $TEPAL_DRIVER)"),
         option_flag("json", &load->json, "print the result as one JSON object"),
+        option_flag("tls", &load->tls.wanted, "speak TLS"),
+        option_text("ca", "FILE", &load->tls.authorities, "trust the authorities in this file (the system's)"),
+        option_flag("insecure", &load->tls.insecure, "do not verify the server's certificate at all"),
+        option_text("server-name", "NAME", &load->tls.server_name, "whom the certificate must be for (the host)"),
+        option_text("cert", "FILE", &load->tls.certificate, "certificate to show to a server that asks for one"),
+        option_text("key", "FILE", &load->tls.key, "its private key (in the certificate's file)"),
+        option_text("alpn", "A,B", &load->tls.protocols, "application protocols to offer, the preferred first"),
+        option_text("tls-version", "1.2|1.3", &load->tls.version, "speak this version only"),
     };
     if (!options_parse(&load_text, options, sizeof options / sizeof options[0], argument_count, arguments, status))
         return false;
@@ -217,7 +230,10 @@ static bool parse(conductor *self, int argument_count, char **arguments, int *st
         usage_error(&load_text, "--source takes an address such as 127.0.0.2, not '%s'", source);
         return false;
     }
-    return true;
+    problem = load_tls_check(&load->tls, &self->server);
+    if (problem != NULL)
+        usage_error(&load_text, "%s", problem);
+    return problem == NULL;
 }
 
 /* Returns the exit status so far. */
@@ -231,6 +247,8 @@ static int set_up(conductor *self) {
                 load->connections, descriptors);
         return STATUS_FAILED;
     }
+    if (!load_tls_begin(&load->tls))
+        return STATUS_FAILED;
     int code = load_make_flows(load);
     if (code == 0)
         code = tepal_loop_new(&load->loop, TEPAL_OPTIONS(tepal_loop_options, .driver = load->driver));
@@ -270,6 +288,8 @@ static int run(conductor *self) {
     if (load->lost > 0)
         fprintf(stderr, "tepal load: %" PRIu64 " connections were lost; the first: %s\n", load->lost,
                 load->first_error);
+    if (load->lost == load->connections && load->messages == 0 && !load->tls.wanted)
+        fprintf(stderr, "If the server speaks TLS, so must this: --tls.\n");
     return load->lost > 0 || load_bytes_lost(load) > 0 ? STATUS_FAILED : STATUS_OK;
 }
 
@@ -287,5 +307,6 @@ int load_main(int argument_count, char **arguments) {
         tepal_loop_close(self.load.loop);
     tepal_loop_unref(self.load.loop);
     load_free_flows(&self.load);
+    load_tls_end(&self.load.tls);
     return status;
 }

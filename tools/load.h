@@ -5,6 +5,7 @@
 #include <tepal.h>
 
 #include "histogram.h"
+#include "load_tls.h"
 #include "process.h"
 
 typedef struct load_run load_run;
@@ -35,6 +36,7 @@ struct load_run {
     const char *driver;
     uint64_t connections, size, depth;
     int64_t seconds_ns, limit_ns;
+    load_tls tls;
     bool json;
 
     tepal_loop *loop;
@@ -61,7 +63,7 @@ int flow_factory(void *argument, tepal_protocol **protocol);
 void flow_go_on(load_flow *self);
 
 /** load.c: told by the flows. */
-void load_connected(load_run *self);
+void load_connected(load_run *self, const tepal_transport *transport);
 void load_disconnected(load_run *self);
 
 /** load_report.c: the line on a terminal while it runs (and how to remove it), and the result. */

@@ -73,14 +73,15 @@ void flow_go_on(load_flow *self) {
     }
     if (load->phase >= LOAD_DRAINING && self->begun == self->completed) {
         self->ended = true;
-        tepal_transport_write_eof(self->transport);
+        if (tepal_transport_write_eof(self->transport) == TEPAL_ENOTSUP) /* TLS 1.2 ends both ways at once */
+            tepal_transport_close(self->transport);
     }
 }
 
 static int connection_made(tepal_protocol *protocol, tepal_transport *transport) {
     load_flow *self = (load_flow *)protocol;
     self->transport = transport;
-    load_connected(self->load);
+    load_connected(self->load, transport);
     return 0;
 }
 

@@ -44,6 +44,32 @@ void load_clear_progress(void) {
     fflush(stderr);
 }
 
+/* A string in JSON. What is in it came from a peer or from a command line. */
+static void print_json_text(const char *text) {
+    putchar('"');
+    for (; *text != '\0'; text++) {
+        const unsigned char byte = (unsigned char)*text;
+        if (byte == '"' || byte == '\\' || byte < 0x20 || byte >= 0x7f)
+            printf("\\u%04x", byte);
+        else
+            putchar(byte);
+    }
+    putchar('"');
+}
+
+static void print_json_tls(const load_tls *self) {
+    printf(", \"tls_version\": ");
+    print_json_text(self->agreed_version);
+    printf(", \"tls_cipher\": ");
+    print_json_text(self->agreed_cipher);
+    printf(", \"tls_alpn\": ");
+    if (*self->agreed_protocol == '\0')
+        printf("null");
+    else
+        print_json_text(self->agreed_protocol);
+    printf(", \"tls_resumed\": %" PRIu64, self->resumed);
+}
+
 static void print_json(const load_run *self) {
     uint64_t sent = 0, received = 0;
     for (uint64_t index = 0; index < self->connections; index++) {
@@ -60,14 +86,21 @@ static void print_json(const load_run *self) {
            latency_us(self, 0.99), latency_us(self, 0.999), (double)self->latencies.most / 1e3);
     printf("\"cpu_user_us\": %" PRIu64 ", \"cpu_system_us\": %" PRIu64 ", ", self->used.user_us, self->used.system_us);
     printf("\"bytes_sent\": %" PRIu64 ", \"bytes_received\": %" PRIu64 ", \"bytes_lost\": %" PRIu64
-           ", \"connections_lost\": %" PRIu64 "}\n",
+           ", \"connections_lost\": %" PRIu64,
            sent, received, load_bytes_lost(self), self->lost);
+    if (self->tls.wanted)
+        print_json_tls(&self->tls);
+    printf("}\n");
 }
 
 static void print_text(const load_run *self) {
     printf("driver        %s\n", tepal_loop_driver_name(self->loop));
     printf("connections   %s to %s, %s bytes a message, %s in flight on each\n", grouped(self->connections),
            self->address, grouped(self->size), grouped(self->depth));
+    if (self->tls.wanted)
+        printf("tls           %s, %s%s%s; %s of %s handshakes resumed\n", self->tls.agreed_version,
+               self->tls.agreed_cipher, *self->tls.agreed_protocol == '\0' ? "" : ", ", self->tls.agreed_protocol,
+               grouped(self->tls.resumed), grouped(self->tls.handshakes));
     printf("messages      %s in %.2f s\n", grouped(self->messages), seconds(self->ended_ns - self->began_ns));
     printf("messages/s    %s\n", grouped((uint64_t)per_second(self)));
     printf("MiB/s         %.2f each way\n", per_second(self) * (double)self->size / MIB);

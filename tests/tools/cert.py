@@ -251,6 +251,10 @@ def a_tepal_without_tls_says_so():
         said = make(place, status=1)
         assert said == "tepal cert: no certificate can be made here: this Tepal was built without OpenSSL\n", said
         assert os.listdir(place) == [], os.listdir(place)
+    for command in (["echo", "--listen", "127.0.0.1:0", "--tls-cert", "cert.pem"],
+                    ["load", "--connect", "127.0.0.1:1", "--tls"]):
+        status, output, errors = run(TEPAL, *command)
+        assert status == 1 and output == "" and "this Tepal was built without OpenSSL" in errors, (command, errors)
 
 
 TESTS = {test.__name__: test for test in (

@@ -23,8 +23,9 @@ def help_is_printed():
 
 
 def help_names_every_option():
-    for command, options in (("echo", "listen workers driver grace stats"),
-                             ("load", "connect connections size depth seconds limit source driver json"),
+    for command, options in (("echo", "listen workers driver grace stats tls-cert tls-key tls-clients tls-ca alpn"),
+                             ("load", "connect connections size depth seconds limit source driver json "
+                                      "tls ca insecure server-name cert key alpn tls-version"),
                              ("cert", "out-cert out-key name days ca-cert ca-key is-ca expired force")):
         _, output, _ = run(TEPAL, command, "--help")
         for option in options.split():
@@ -60,6 +61,29 @@ def a_mistake_in_an_option_is_explained():
     fails_with_usage("load", "--connect", "127.0.0.1:0", says="port 0 cannot be connected to")
 
 
+def a_mistake_in_an_option_of_tls_is_explained():
+    echo = ("echo", "--listen", "127.0.0.1:0")
+    for option in ("--tls-key", "--tls-ca", "--tls-clients", "--alpn"):
+        fails_with_usage(*echo, option, "may", says="--tls-cert FILE; 'tepal cert' makes one")
+    echo += ("--tls-cert", "cert.pem")
+    fails_with_usage(*echo, "--tls-ca", "ca.pem", says="say --tls-clients may or --tls-clients must")
+    fails_with_usage(*echo, "--tls-clients", "shall", says="--tls-clients takes 'may' or 'must'")
+    load = ("load", "--connect", "127.0.0.1:1")
+    for option in ("--ca", "--server-name", "--cert", "--key", "--alpn", "--tls-version"):
+        fails_with_usage(*load, option, "1.2", says="no --tls")
+    fails_with_usage(*load, "--insecure", says="no --tls")
+    load += ("--tls",)
+    fails_with_usage(*load, "--insecure", "--ca", "ca.pem", says="--ca means nothing beside it")
+    fails_with_usage(*load, "--key", "key.pem", says="--cert FILE")
+    fails_with_usage(*load, "--tls-version", "1.1", says="--tls-version takes 1.2 or 1.3")
+    fails_with_usage("load", "--connect", ":1", "--tls", says="--server-name NAME")
+    for words in (echo, load):
+        for text, says in (("", "is empty"), ("a,", "is empty"), (",a", "is empty"), ("a,,b", "is empty"),
+                           ("a" * 256, "255 bytes"), ("a" * 1100, "too long"),
+                           (",".join("abcdefghijklmnopq"), "16 names")):
+            fails_with_usage(*words, "--alpn", text, says=says)
+
+
 def a_mistake_in_an_address_is_explained():
     for address, says in {
         "127.0.0.1": "it has no port",
@@ -85,5 +109,6 @@ TESTS = {test.__name__: test for test in (
     the_version_is_printed,
     a_mistake_in_the_command_is_explained,
     a_mistake_in_an_option_is_explained,
+    a_mistake_in_an_option_of_tls_is_explained,
     a_mistake_in_an_address_is_explained,
 )}
