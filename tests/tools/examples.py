@@ -7,8 +7,10 @@ import socket
 import subprocess
 import threading
 
+import cert
+import tls
 from echo import check_echo
-from programs import BUILD, LIMIT, ROOT, Echo, Program, dial, eventually, read_all, read_exactly
+from programs import BUILD, LIMIT, ROOT, Echo, Program, dial, eventually, folder, read_all, read_exactly
 
 
 def start(driver, name, *arguments, **more):
@@ -312,6 +314,67 @@ def foreign_loop_is_driven_by_poll(driver):
     assert server.stop() == 0
 
 
+def start_tls_echo_server(driver):
+    program = start(driver, "tls_echo_server", *tls.files().server)
+    return program, port_of(program)
+
+
+def ask(driver, port, text, authorities=None, host="localhost"):
+    client = start(driver, "tls_client", host, port, tls.files().root[0] if authorities is None else authorities, text)
+    return client.wait(), client.rest(), client.error_text()
+
+
+def tls_echo_server_and_tls_client_talk(driver):
+    server, port = start_tls_echo_server(driver)
+    status, lines, errors = ask(driver, port, "hello")
+    assert (status, lines) == (0, ["hello"]) and re.fullmatch(r"TLSv1\.3, TLS_\w+\n", errors), (status, lines, errors)
+    with tls.shake(f"127.0.0.1:{port}") as peer:
+        tls.echoes(peer, tls.TEXT)
+        ends_well(server)
+    assert "connection lost: the loop, transport or server is closed" in server.error_text(), server.error_text()
+
+
+def tls_client_trusts_the_right_server_only(driver):
+    server, port = start_tls_echo_server(driver)
+    for authorities, host, says in (("", "localhost", "an authority that is not trusted"),
+                                    (tls.files().other[0], "localhost", "an authority that is not trusted"),
+                                    (None, "127.0.0.2", "Connection refused")):
+        status, lines, errors = ask(driver, port, "hello", authorities, host)
+        assert (status, lines) == (1, []) and errors.startswith("no connection: ") and says in errors, errors
+    status, lines, errors = ask(driver, port, "hello", "/nowhere/ca.pem")
+    assert (status, lines) == (1, []) and errors.startswith("no TLS: ") and "/nowhere/ca.pem" in errors, errors
+    with dial_port(port) as peer:
+        peer.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        eventually(lambda: "the peer speaks plain HTTP" in server.error_text(), "it is told")
+    ends_well(server)
+
+
+def tls_echo_server_reads_its_certificate_again(driver):
+    with folder() as place:
+        certificate, key = cert.make_as(place, "it", *cert.signed_by(tls.files().root))
+        program = start(driver, "tls_echo_server", certificate, key)
+        port = port_of(program)
+        found = set()
+        for says in ("reloaded", "not reloaded", None):
+            with tls.shake(f"127.0.0.1:{port}") as peer:
+                tls.echoes(peer)
+                found.add(peer.getpeercert()["serialNumber"])
+            if says == "reloaded":
+                cert.make_as(place, "it", "--force", *cert.signed_by(tls.files().root))
+            elif says:
+                os.unlink(key)
+            if says:
+                program.signal(signal.SIGHUP)
+                eventually(lambda: any(line.startswith(says) for line in program.errors), says)
+        assert len(found) == 2, found
+        ends_well(program)
+
+
+def tls_echo_server_explains_a_wrong_key(driver):
+    program = start(driver, "tls_echo_server", tls.files().server[0], tls.files().client[1])
+    assert program.wait() == 1 and program.error_text().startswith("no TLS: "), program.error_text()
+
+
 def every_example_is_tested(driver):
     names = {os.path.splitext(entry)[0] for entry in os.listdir(ROOT / "examples") if entry.endswith(".c")}
     untested = [name for name in names if not any(test.startswith(name) for test in TESTS)]
@@ -339,5 +402,9 @@ TESTS = {test.__name__: test for test in (
     sim_requests_finds_the_bug_and_the_seed_finds_it_again,
     sim_requests_has_nothing_to_find_once_it_is_mended,
     foreign_loop_is_driven_by_poll,
+    tls_echo_server_and_tls_client_talk,
+    tls_client_trusts_the_right_server_only,
+    tls_echo_server_reads_its_certificate_again,
+    tls_echo_server_explains_a_wrong_key,
     every_example_is_tested,
 )}
