@@ -218,8 +218,8 @@ static int read_key(tpi_credentials *made, const tpi_report_place *why) {
     if (key == NULL) {
         const unsigned long error = ERR_peek_last_error();
         const int reason = ERR_GET_REASON(error);
-        if (ERR_GET_LIB(error) == ERR_LIB_PEM && reason == PEM_R_NO_START_LINE) {
-            code = fail(why, TEPAL_ETLS_PEM, "%s holds no private key in PEM", place_of(file));
+        if (ERR_GET_LIB(error) == ERR_LIB_OSSL_DECODER) { /* of which the PEM reader's own word for it is dropped */
+            code = fail(why, engine_code(TEPAL_ETLS_PEM), "%s holds no private key in PEM", place_of(file));
         } else if (options->key_password == NULL && reason != PEM_R_BAD_PASSWORD_READ) {
             code = fail(why, engine_code(TEPAL_ETLS_PEM), "the private key in %s is damaged", place_of(file));
         } else {

@@ -251,6 +251,7 @@ def wrong_files_of_the_client_are_explained(driver):
             (["--tls", "--ca", "/nowhere/ca.pem"], ["/nowhere/ca.pem", "No such file or directory"]),
             (["--tls", "--ca", empty], [empty, "PEM"]),
             ([*trusting(), "--cert", files().client[0], "--key", files().server[1]], ["does not belong"]),
+            ([*trusting(), "--cert", files().client[0]], [files().client[0], "PEM"]),
         ):
             status, output, errors = load(driver, "127.0.0.1:1", *options)
             assert status == 1 and output == "" and errors.startswith("tepal load: no TLS: "), (status, errors)
@@ -270,6 +271,8 @@ def wrong_files_of_the_server_are_explained(driver):
             (["--tls-cert", "/nowhere/cert.pem"], ["/nowhere/cert.pem", "No such file or directory"]),
             (["--tls-cert", certificate, "--tls-key", "/nowhere/key.pem"], ["/nowhere/key.pem", "No such file"]),
             (["--tls-cert", nothing], [nothing, "PEM"]),
+            (["--tls-cert", certificate], [certificate, "PEM"]),
+            (["--tls-cert", certificate, "--tls-key", nothing], [nothing, "PEM"]),
             (["--tls-cert", certificate, "--tls-key", files().client[1]], ["does not belong"]),
             (["--tls-cert", certificate, "--tls-key", secret], [secret, "encrypted"]),
             ([*pair(files().server), "--tls-clients", "may", "--tls-ca", "/nowhere/ca.pem"], ["/nowhere/ca.pem"]),
