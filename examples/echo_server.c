@@ -85,9 +85,9 @@ int main(int argc, char **argv) {
         tepal_loop_listen(loop, echo_factory, NULL,
                           TEPAL_OPTIONS(tepal_server_options, .hosts = &host, .host_count = 1, .port = port), &server);
     if (code == 0) {
-        print_address(server);
         tepal_loop_add_signal(loop, SIGINT, stop, loop);
         tepal_loop_add_signal(loop, SIGTERM, stop, loop);
+        print_address(server);
         code = tepal_loop_run_forever(loop);
         tepal_server_unref(server);
     }
