@@ -240,14 +240,24 @@ static int asked_name(SSL *ssl, char name[TPI_TLS_NAME_BYTES]) {
     return tpi_tls_copy_name(name, (const char *)bytes + 5, length - 5) ? 0 : TEPAL_ETLS_UNKNOWN_NAME;
 }
 
-/* From now on as the credentials say that were found for the name. */
-static void use_credentials(tpi_engine *engine) {
+/*
+ * From now on as the credentials say that were found for the name. Of what a connection takes from its SSL_CTX when it is
+ * made OpenSSL exchanges the certificates and who is trusted; the rest is exchanged here. 0 or TEPAL_ENOMEM.
+ */
+static int use_credentials(tpi_engine *engine) {
+    SSL *ssl = engine->ssl;
     SSL_CTX *ctx = engine->credentials->ctx;
-    (void)SSL_set_SSL_CTX(engine->ssl, ctx);
-    SSL_set_verify(engine->ssl, SSL_CTX_get_verify_mode(ctx), SSL_CTX_get_verify_callback(ctx));
-    (void)SSL_set_min_proto_version(engine->ssl, (int)SSL_CTX_get_min_proto_version(ctx));
-    (void)SSL_set_max_proto_version(engine->ssl, (int)SSL_CTX_get_max_proto_version(ctx));
-    (void)SSL_set_num_tickets(engine->ssl, SSL_CTX_get_num_tickets(ctx));
+    if (SSL_set_SSL_CTX(ssl, ctx) != ctx) {
+        return TEPAL_ENOMEM; /* what stays is somebody else's trust */
+    }
+    SSL_set_verify(ssl, SSL_CTX_get_verify_mode(ctx), SSL_CTX_get_verify_callback(ctx));
+    X509_VERIFY_PARAM_set_flags(SSL_get0_param(ssl), X509_VERIFY_PARAM_get_flags(SSL_CTX_get0_param(ctx)));
+    SSL_clear_options(ssl, SSL_OP_NO_TICKET);
+    SSL_set_options(ssl, SSL_CTX_get_options(ctx));
+    const bool done = SSL_set_min_proto_version(ssl, (int)SSL_CTX_get_min_proto_version(ctx)) > 0 &&
+                      SSL_set_max_proto_version(ssl, (int)SSL_CTX_get_max_proto_version(ctx)) > 0 &&
+                      SSL_set_num_tickets(ssl, SSL_CTX_get_num_tickets(ctx)) > 0;
+    return done ? 0 : TEPAL_ENOMEM;
 }
 
 static int choose_context(SSL *ssl, int *alert, void *argument) {
@@ -278,9 +288,14 @@ static int choose_context(SSL *ssl, int *alert, void *argument) {
     tepal_tls_context *before = engine->context;
     engine->context = chosen;
     engine->credentials = tpi_context_credentials(chosen);
-    use_credentials(engine);
+    code = use_credentials(engine);
     tpi_credentials_unref(own);
     tepal_tls_context_unref(before);
+    if (code < 0) {
+        engine->failure = code;
+        *alert = SSL_AD_INTERNAL_ERROR;
+        return SSL_CLIENT_HELLO_ERROR;
+    }
     return SSL_CLIENT_HELLO_SUCCESS;
 }
 

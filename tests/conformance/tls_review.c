@@ -8,16 +8,19 @@
 #include <openssl/pem.h>
 #include <openssl/ssl.h>
 #include <openssl/x509v3.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <tepal/tls.h>
 #include <unistd.h>
 
-/* ---- One certificate, which is its own authority ---- */
+/* ---- Two certificates, each its own authority, for the same names ---- */
 
-static X509 *certificate;
-static EVP_PKEY *key;
-static char certificate_pem[4096], key_pem[4096];
+typedef struct identity {
+    X509 *certificate;
+    EVP_PKEY *key;
+    char certificate_pem[4096], key_pem[4096];
+} identity;
 
 static void write_pem(BIO *memory, char *text, size_t size) {
     const int length = BIO_read(memory, text, (int)size - 1);
@@ -26,44 +29,47 @@ static void write_pem(BIO *memory, char *text, size_t size) {
     BIO_free(memory);
 }
 
-static void make_identity(void) {
+static const identity *identity_of(int which) {
+    static identity all[2];
+    identity *self = &all[which];
     X509V3_CTX context;
 
-    if (key != NULL) {
-        return;
+    if (self->key != NULL) {
+        return self;
     }
-    key = EVP_EC_gen("P-256");
-    certificate = X509_new();
-    CHECK(key != NULL && certificate != NULL);
-    X509_set_version(certificate, X509_VERSION_3);
-    ASN1_INTEGER_set(X509_get_serialNumber(certificate), 7);
-    ASN1_TIME_set_string(X509_getm_notBefore(certificate), "20200101000000Z");
-    ASN1_TIME_set_string(X509_getm_notAfter(certificate), "20991231235959Z");
-    X509_NAME_add_entry_by_txt(X509_get_subject_name(certificate), "CN", MBSTRING_ASC,
-                               (const unsigned char *)"localhost", -1, -1, 0);
-    X509_set_issuer_name(certificate, X509_get_subject_name(certificate));
-    X509_set_pubkey(certificate, key);
-    X509V3_set_ctx(&context, certificate, certificate, NULL, NULL, 0);
+    self->key = EVP_EC_gen("P-256");
+    X509 *made = self->certificate = X509_new();
+    CHECK(self->key != NULL && made != NULL);
+    X509_set_version(made, X509_VERSION_3);
+    ASN1_INTEGER_set(X509_get_serialNumber(made), 7 + which);
+    ASN1_TIME_set_string(X509_getm_notBefore(made), "20200101000000Z");
+    ASN1_TIME_set_string(X509_getm_notAfter(made), "20991231235959Z");
+    X509_NAME_add_entry_by_txt(X509_get_subject_name(made), "CN", MBSTRING_ASC,
+                               (const unsigned char *)(which == 0 ? "first" : "second"), -1, -1, 0);
+    X509_set_issuer_name(made, X509_get_subject_name(made));
+    X509_set_pubkey(made, self->key);
+    X509V3_set_ctx(&context, made, made, NULL, NULL, 0);
     X509_EXTENSION *names =
         X509V3_EXT_conf_nid(NULL, &context, NID_subject_alt_name, "DNS:localhost,DNS:www.example.org");
-    CHECK_EQ(X509_add_ext(certificate, names, -1), 1);
+    CHECK_EQ(X509_add_ext(made, names, -1), 1);
     X509_EXTENSION_free(names);
-    CHECK_GT(X509_sign(certificate, key, EVP_sha256()), 0);
+    CHECK_GT(X509_sign(made, self->key, EVP_sha256()), 0);
     BIO *memory = BIO_new(BIO_s_mem());
-    PEM_write_bio_X509(memory, certificate);
-    write_pem(memory, certificate_pem, sizeof certificate_pem);
+    PEM_write_bio_X509(memory, made);
+    write_pem(memory, self->certificate_pem, sizeof self->certificate_pem);
     memory = BIO_new(BIO_s_mem());
-    PEM_write_bio_PrivateKey(memory, key, NULL, NULL, 0, NULL, NULL);
-    write_pem(memory, key_pem, sizeof key_pem);
+    PEM_write_bio_PrivateKey(memory, self->key, NULL, NULL, 0, NULL, NULL);
+    write_pem(memory, self->key_pem, sizeof self->key_pem);
+    return self;
 }
 
 static tepal_tls_context_options usual_options(bool server) {
-    make_identity();
+    const identity *first = identity_of(0);
     return (tepal_tls_context_options){.size = sizeof(tepal_tls_context_options),
                                        .server = server,
-                                       .certificate = server ? certificate_pem : NULL,
-                                       .key = server ? key_pem : NULL,
-                                       .ca = certificate_pem};
+                                       .certificate = server ? first->certificate_pem : NULL,
+                                       .key = server ? first->key_pem : NULL,
+                                       .ca = first->certificate_pem};
 }
 
 static tepal_tls_context *context_of(const tepal_tls_context_options *options) {
@@ -148,14 +154,11 @@ typedef struct stranger {
 } stranger;
 
 static void stranger_open(stranger *self, bool server, int version) {
-    make_identity();
     if (self->ctx == NULL) {
         self->ctx = SSL_CTX_new(server ? TLS_server_method() : TLS_client_method());
     }
-    if (server) {
-        CHECK_EQ(SSL_CTX_use_certificate(self->ctx, certificate), 1);
-        CHECK_EQ(SSL_CTX_use_PrivateKey(self->ctx, key), 1);
-    }
+    CHECK_EQ(SSL_CTX_use_certificate(self->ctx, identity_of(0)->certificate), 1);
+    CHECK_EQ(SSL_CTX_use_PrivateKey(self->ctx, identity_of(0)->key), 1);
     if (version != 0) {
         SSL_CTX_set_min_proto_version(self->ctx, version);
         SSL_CTX_set_max_proto_version(self->ctx, version);
@@ -402,4 +405,28 @@ SCRIPT_TEST(tls_review, who_pauses_until_its_words_have_left_does_not_wait_for_e
     CHECK_EQ(self.losts, 0);
     part(&self, &other);
     tepal_tls_context_unref(context);
+}
+
+/* ---- Names and contexts ---- */
+
+SCRIPT_TEST(tls_review, the_context_of_a_name_decides_about_tickets) {
+    for (int issues = 0; issues < 2; issues++) {
+        tepal_tls_context_options options = usual_options(true);
+        one_end self = {0};
+        stranger other = {.fd = -1};
+
+        options.no_resumption = issues;
+        tepal_tls_context *base = context_of(&options);
+        options.no_resumption = !issues;
+        tepal_tls_context *named = context_of(&options);
+        CHECK_OK(tepal_tls_context_add_name(base, "www.example.org", named));
+        stranger_open(&other, false, TLS1_2_VERSION);
+        CHECK_EQ(SSL_set_tlsext_host_name(other.ssl, "www.example.org"), 1);
+        join(&self, &other, base, NULL);
+        UNTIL(&self, &other, SSL_is_init_finished(other.ssl));
+        CHECK_EQ(SSL_SESSION_has_ticket(SSL_get_session(other.ssl)), issues);
+        part(&self, &other);
+        tepal_tls_context_unref(base);
+        tepal_tls_context_unref(named);
+    }
 }
