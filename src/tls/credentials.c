@@ -307,6 +307,25 @@ static int set_versions(tpi_credentials *made, const tpi_report_place *why) {
     return 0;
 }
 
+/* As they are now: a file's name would stay the same when an authority in it is dropped. */
+static bool hash_authorities(EVP_MD_CTX *hash, SSL_CTX *ctx) {
+    X509_STORE *store = SSL_CTX_get_cert_store(ctx);
+    bool done = X509_STORE_lock(store) > 0;
+    if (!done) {
+        return false;
+    }
+    STACK_OF(X509_OBJECT) *objects = X509_STORE_get0_objects(store);
+    for (int i = 0; i < sk_X509_OBJECT_num(objects) && done; i++) {
+        const X509 *authority = X509_OBJECT_get0_X509(sk_X509_OBJECT_value(objects, i));
+        unsigned char digest[EVP_MAX_MD_SIZE];
+        unsigned length = 0;
+        done = authority == NULL || (X509_digest(authority, EVP_sha256(), digest, &length) > 0 &&
+                                     EVP_DigestUpdate(hash, digest, length) > 0);
+    }
+    (void)X509_STORE_unlock(store);
+    return done;
+}
+
 /* Sessions are taken up only where they were made: for one certificate, and one set of clients that are accepted. */
 static int set_session_place(tpi_credentials *made) {
     unsigned char digest[EVP_MAX_MD_SIZE];
@@ -317,9 +336,8 @@ static int set_session_place(tpi_credentials *made) {
     unsigned char *der = NULL;
     const int der_length = own == NULL ? 0 : i2d_X509(own, &der);
     const tepal_tls_context_options *options = &made->options;
-    const char *ca = options->ca != NULL ? options->ca : options->ca_file != NULL ? options->ca_file : "";
     bool done = hash != NULL && der_length >= 0 && EVP_DigestInit_ex(hash, EVP_sha256(), NULL) > 0 &&
-                EVP_DigestUpdate(hash, der, (size_t)der_length) > 0 && EVP_DigestUpdate(hash, ca, strlen(ca)) > 0 &&
+                EVP_DigestUpdate(hash, der, (size_t)der_length) > 0 && hash_authorities(hash, made->ctx) &&
                 EVP_DigestUpdate(hash, &options->clients, sizeof options->clients) > 0 &&
                 EVP_DigestUpdate(hash, &place, sizeof place) > 0 && EVP_DigestFinal_ex(hash, digest, &length) > 0;
     length = length < SSL_MAX_SID_CTX_LENGTH ? length : SSL_MAX_SID_CTX_LENGTH;

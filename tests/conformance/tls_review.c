@@ -430,3 +430,50 @@ SCRIPT_TEST(tls_review, the_context_of_a_name_decides_about_tickets) {
         tepal_tls_context_unref(named);
     }
 }
+
+static const char *authority_file(int which) {
+    static char path[300];
+    snprintf(path, sizeof path, "%s/authority.pem", test_directory());
+    FILE *file = fopen(path, "we");
+    CHECK(file != NULL);
+    CHECK(fputs(identity_of(which)->certificate_pem, file) >= 0);
+    CHECK_EQ(fclose(file), 0);
+    return path;
+}
+
+SCRIPT_TEST(tls_review, an_authority_that_a_reload_has_dropped_vouches_for_no_ticket) {
+    for (int version = TLS1_2_VERSION; version <= TLS1_3_VERSION; version++) {
+        tepal_tls_context_options options = usual_options(true);
+        one_end self = {0};
+        stranger other = {.fd = -1};
+
+        options.ca = NULL;
+        options.ca_file = authority_file(0);
+        options.clients = TEPAL_TLS_CLIENTS_MUST;
+        tepal_tls_context *context = context_of(&options);
+        stranger_open(&other, false, version);
+        join(&self, &other, context, NULL);
+        let_settle(&self, &other);
+        (void)stranger_reads(&other); /* and with it a ticket */
+        SSL_CTX *kept = other.ctx;
+        SSL_SESSION *session = SSL_get1_session(other.ssl);
+        CHECK_EQ(SSL_SESSION_is_resumable(session), 1);
+        CHECK_EQ(SSL_CTX_up_ref(kept), 1);
+        SSL_set_shutdown(other.ssl, SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN); /* else it would forget the session */
+        part(&self, &other);
+
+        (void)authority_file(1);
+        CHECK_OK(tepal_tls_context_reload(context, NULL, NULL, 0));
+        self = (one_end){0};
+        other.ctx = kept;
+        stranger_open(&other, false, version);
+        CHECK_EQ(SSL_set_session(other.ssl, session), 1);
+        begin(&self, &other, TEPAL_OPTIONS(tepal_tls_options, .context = context));
+        UNTIL(&self, &other, tepal_future_is_done(self.future));
+        CHECK(tepal_future_error(self.future) != NULL);
+        CHECK_EQ(self.made, 0);
+        part(&self, &other);
+        SSL_SESSION_free(session);
+        tepal_tls_context_unref(context);
+    }
+}
