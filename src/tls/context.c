@@ -52,6 +52,14 @@ static void free_session(tpi_kept_session *kept) {
     tpi_free(tpi_default_realloc, kept);
 }
 
+static void free_sessions(tpi_kept_session *kept) {
+    while (kept != NULL) {
+        tpi_kept_session *next = kept->next;
+        free_session(kept);
+        kept = next;
+    }
+}
+
 void tepal_tls_context_unref(tepal_tls_context *context) {
     if (context == NULL || atomic_fetch_sub_explicit(&context->references, 1, memory_order_acq_rel) > 1) {
         return;
@@ -62,11 +70,7 @@ void tepal_tls_context_unref(tepal_tls_context *context) {
         tepal_tls_context_unref(name->context);
         tpi_free(tpi_default_realloc, name);
     }
-    while (context->sessions != NULL) {
-        tpi_kept_session *kept = context->sessions;
-        context->sessions = kept->next;
-        free_session(kept);
-    }
+    free_sessions(context->sessions);
     tpi_credentials_unref(context->credentials);
     OPENSSL_cleanse(context->keys, sizeof context->keys);
     pthread_mutex_destroy(&context->lock);
@@ -100,8 +104,12 @@ int tepal_tls_context_reload(tepal_tls_context *context, const tepal_tls_context
     pthread_mutex_lock(&context->lock);
     old = context->credentials;
     context->credentials = made;
+    tpi_kept_session *sessions = context->sessions; /* of servers that were judged by the old */
+    context->sessions = NULL;
+    context->session_count = 0;
     pthread_mutex_unlock(&context->lock);
     tpi_credentials_unref(old);
+    free_sessions(sessions);
     return 0;
 }
 
@@ -200,7 +208,8 @@ int tpi_context_choose(tepal_tls_context *context, const tpi_credentials *creden
 
 /* A client's sessions */
 
-void tpi_context_keep_session(tepal_tls_context *context, const char *name, SSL_SESSION *session) {
+void tpi_context_keep_session(tepal_tls_context *context, const tpi_credentials *credentials, const char *name,
+                              SSL_SESSION *session) {
     tpi_kept_session *kept = tpi_default_realloc(NULL, sizeof *kept);
     tpi_kept_session *gone = NULL;
     if (kept == NULL) {
@@ -210,6 +219,11 @@ void tpi_context_keep_session(tepal_tls_context *context, const char *name, SSL_
     kept->session = session;
     memcpy(kept->name, name, strlen(name) + 1);
     pthread_mutex_lock(&context->lock);
+    if (context->credentials != credentials) {
+        pthread_mutex_unlock(&context->lock);
+        free_session(kept);
+        return;
+    }
     kept->next = context->sessions;
     context->sessions = kept;
     context->session_count++;

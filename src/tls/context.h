@@ -78,8 +78,12 @@ bool tpi_tls_copy_name(char copy[TPI_TLS_NAME_BYTES], const char *name, size_t l
 int tpi_context_choose(tepal_tls_context *context, const tpi_credentials *credentials, const char *name,
                        tepal_tls_context **chosen);
 
-/* Client: keep a session, taking the reference over; take one that was kept (NULL: none), with a reference. */
-void tpi_context_keep_session(tepal_tls_context *context, const char *name, SSL_SESSION *session);
+/*
+ * Client: keep a session, taking the reference over, unless these credentials, by which its server was found good, are no
+ * longer in use; take one that was kept (NULL: none), with a reference.
+ */
+void tpi_context_keep_session(tepal_tls_context *context, const tpi_credentials *credentials, const char *name,
+                              SSL_SESSION *session);
 SSL_SESSION *tpi_context_take_session(tepal_tls_context *context, const char *name);
 
 /* OpenSSL's callback for tickets. */

@@ -324,7 +324,7 @@ static int keep_session(SSL *ssl, SSL_SESSION *session) {
     if (engine->name == NULL || !SSL_SESSION_is_resumable(session)) {
         return 0;
     }
-    tpi_context_keep_session(engine->context, engine->name, session);
+    tpi_context_keep_session(engine->context, engine->credentials, engine->name, session);
     return 1; /* the reference is the context's now */
 }
 

@@ -477,3 +477,34 @@ SCRIPT_TEST(tls_review, an_authority_that_a_reload_has_dropped_vouches_for_no_ti
         tepal_tls_context_unref(context);
     }
 }
+
+SCRIPT_TEST(tls_review, a_client_that_is_reloaded_forgets_whom_it_has_met) {
+    for (int late = 0; late < 2; late++) { /* the ticket comes before or after the reload */
+        tepal_tls_context_options options = usual_options(false);
+        tepal_tls_context *context = context_of(&options);
+        one_end self = {0};
+        stranger other = {.fd = -1, .holds_tickets = late};
+
+        stranger_open(&other, true, TLS1_3_VERSION);
+        join(&self, &other, context, "localhost");
+        let_settle(&self, &other);
+        SSL_CTX *kept = other.ctx;
+        CHECK_EQ(SSL_CTX_up_ref(kept), 1);
+        options.ca = identity_of(1)->certificate_pem;
+        CHECK_OK(tepal_tls_context_reload(context, &options, NULL, 0));
+        other.is_holding = false;
+        let_settle(&self, &other);
+        tepal_transport_close(self.transport);
+        let_settle(&self, &other);
+        part(&self, &other);
+
+        self = (one_end){0};
+        other.ctx = kept;
+        stranger_open(&other, true, TLS1_3_VERSION);
+        begin(&self, &other, TEPAL_OPTIONS(tepal_tls_options, .context = context, .server_name = "localhost"));
+        UNTIL(&self, &other, tepal_future_is_done(self.future));
+        CHECK(tepal_future_error(self.future) != NULL);
+        part(&self, &other);
+        tepal_tls_context_unref(context);
+    }
+}
