@@ -468,6 +468,9 @@ int tpi_engine_open(tpi_engine *engine, tepal_tls_context *context, const char *
 }
 
 void tpi_engine_close(tpi_engine *engine) {
+    if (engine->context == NULL) {
+        return; /* it never was open */
+    }
     SSL_free(engine->ssl);
     tpi_free(tpi_default_realloc, engine->name);
     tpi_credentials_unref(engine->credentials);

@@ -508,3 +508,18 @@ SCRIPT_TEST(tls_review, a_client_that_is_reloaded_forgets_whom_it_has_met) {
         tepal_tls_context_unref(context);
     }
 }
+
+SCRIPT_TEST(tls_review, a_session_that_cannot_be_read_is_an_error_of_the_connection) {
+    tepal_tls_context *context = usual_context(false);
+    one_end self = {0};
+    stranger other = {.fd = -1};
+
+    stranger_open(&other, true, 0);
+    begin(&self, &other,
+          TEPAL_OPTIONS(tepal_tls_options, .context = context, .server_name = "localhost", .session = "rubbish",
+                        .session_length = 7));
+    UNTIL(&self, &other, tepal_future_is_done(self.future));
+    CHECK_EQ(tepal_future_error(self.future)->code, TEPAL_ETLS_SESSION);
+    part(&self, &other);
+    tepal_tls_context_unref(context);
+}
