@@ -35,7 +35,7 @@ typedef struct tpi_engine {
 
 /*
  * Begin: as a client or a server, by the context. name is a client's (NULL: none is verified); session is one to offer, or NULL. The
- * engine is zero before; after an error it needs no close. Returns 0, TEPAL_ENOMEM or TEPAL_ETLS_SESSION.
+ * engine is zero before; after an error it needs no close. Returns 0, TEPAL_ENOMEM, TEPAL_ETLS_SESSION or TEPAL_EINVAL.
  */
 int tpi_engine_open(tpi_engine *engine, tepal_tls_context *context, const char *name, const void *session,
                     size_t session_length);

@@ -410,6 +410,9 @@ static bool is_literal(const char *name) {
 static int set_peer(tpi_engine *engine, const char *name, const void *bytes, size_t length) {
     const bool is_verified = !engine->credentials->options.insecure;
     SSL *ssl = engine->ssl;
+    if (name == NULL && is_verified) {
+        return TEPAL_EINVAL; /* it was insecure when the options were looked at, and was reloaded since */
+    }
     if (name != NULL) {
         X509_VERIFY_PARAM *parameters = SSL_get0_param(ssl);
         engine->name = tpi_tls_copy_text(name);

@@ -523,3 +523,21 @@ SCRIPT_TEST(tls_review, a_session_that_cannot_be_read_is_an_error_of_the_connect
     part(&self, &other);
     tepal_tls_context_unref(context);
 }
+
+SCRIPT_TEST(tls_review, a_client_that_becomes_careful_does_not_go_on_without_a_name) {
+    tepal_tls_context_options options = usual_options(false);
+    one_end self = {0};
+    stranger other = {.fd = -1};
+
+    options.insecure = true;
+    tepal_tls_context *context = context_of(&options);
+    stranger_open(&other, true, 0);
+    begin(&self, &other, TEPAL_OPTIONS(tepal_tls_options, .context = context));
+    options.insecure = false;
+    CHECK_OK(tepal_tls_context_reload(context, &options, NULL, 0));
+    UNTIL(&self, &other, tepal_future_is_done(self.future));
+    CHECK(tepal_future_error(self.future) != NULL);
+    CHECK_EQ(tepal_future_error(self.future)->code, TEPAL_EINVAL);
+    part(&self, &other);
+    tepal_tls_context_unref(context);
+}
