@@ -1,6 +1,6 @@
 /*
  * The bottom of a transport: what the driver tells it, the chain of output that waits for the kernel, EOF, and the
- * lingering end. It knows nothing of corks, and of filters only that they may stand between it and the protocol.
+ * end, but for its lingering (linger.c). It knows nothing of corks, and of filters only that they may stand between it and the protocol.
  */
 #include "net/cork.h"
 
@@ -31,8 +31,8 @@ void tpi_stream_update_direct(tepal_transport *transport) {
 
 /* Debug: the driver was told to read nothing more, so it has nothing to say. Above filters it may still be read. */
 static void check_wanted(const tepal_transport *transport) {
-    TPI_INVARIANT(transport->loop, 2,
-                  transport->filters != NULL || !(transport->flags & (TPI_HELD_BACK | TPI_CLOSING | TPI_EOF_RECEIVED)));
+    const uint32_t unwanted = TPI_HELD_BACK | TPI_CLOSING | TPI_EOF_RECEIVED;
+    TPI_INVARIANT(transport->loop, 2, transport->filters != NULL || !(transport->flags & unwanted));
 }
 
 /* Debug: what the driver takes for used the protocol was given, once. Above filters it is another stream. */
@@ -106,12 +106,10 @@ static void stream_filled(tpi_object *object, size_t length) {
     tpi_upcall_ends(transport->loop, began, "buffer_updated");
 }
 
-static void linger_ends(tepal_transport *transport);
-
 static void stream_eof(tpi_object *object) {
     tepal_transport *transport = (tepal_transport *)object;
     if (transport->flags & TPI_LINGERING) {
-        linger_ends(transport);
+        tpi_linger_ends(transport);
         return;
     }
     check_wanted(transport);
@@ -127,7 +125,7 @@ static void stream_eof(tpi_object *object) {
 static void stream_error(tpi_object *object, int code) {
     tepal_transport *transport = (tepal_transport *)object;
     if (transport->flags & TPI_LINGERING) {
-        linger_ends(transport);
+        tpi_linger_ends(transport);
         return;
     }
     tpi_transport_fail(transport, code);
@@ -428,75 +426,6 @@ void tpi_stream_close(tepal_transport *transport) {
 
 /* The end */
 
-static void close_object(tepal_transport *transport) {
-    transport->flags &= ~(uint32_t)TPI_LINGERING;
-    transport->flags |= TPI_ENDED;
-    if (transport->flags & TPI_RESET) {
-        (void)ops(transport)->set(transport->loop->driver, &transport->object, TPI_OPTION_RESET_ON_CLOSE, 1);
-    }
-    ops(transport)->close(transport->loop->driver, &transport->object);
-}
-
-static void linger_ends(tepal_transport *transport) {
-    tpi_timers_stop(&transport->loop->timers, &transport->extras->linger);
-    close_object(transport);
-}
-
-static void linger_is_over(tepal_work *work, int status) {
-    tpi_extras *extras = (tpi_extras *)(void *)((char *)work - offsetof(tpi_extras, linger));
-    tepal_transport *transport = extras->transport;
-    if (status == 0) {
-        close_object(transport);
-    }
-}
-
-/* Whether there is unread input, or will be. What has failed and is not reset is TLS's, whose alert is on its way. */
-static bool has_unread(tepal_transport *transport) {
-    size_t unread = 0;
-    if (transport->flags & TPI_EXPECTS_INPUT) {
-        return true;
-    }
-    return transport->code == 0 &&
-           ops(transport)->query(transport->loop->driver, &transport->object, TPI_QUERY_UNREAD, &unread) >= 0 &&
-           unread > 0;
-}
-
-/* Unread input would make close(2) reset, and a reset can overtake what we wrote: send FIN, and read it away for a while. */
-static bool linger(tepal_transport *transport) {
-    int64_t limit_ns =
-        transport->extras == NULL || transport->extras->linger_ns == 0 ? TPI_LINGER_NS : transport->extras->linger_ns;
-    if (transport->flags & TPI_RESET || !(transport->flags & TPI_HAS_SENT) || limit_ns < 0 ||
-        transport->object.sending != NULL || /* aborted while it was sending: closing cancels that */
-        !has_unread(transport)) {
-        return false;
-    }
-    tpi_extras *extras = tpi_transport_extras(transport);
-    if (extras == NULL) {
-        return false;
-    }
-    if (!(transport->flags & TPI_EOF_SENT)) {
-        (void)ops(transport)->shutdown(transport->loop->driver, &transport->object);
-    }
-    int64_t end_ns;
-    if (__builtin_add_overflow(tepal_loop_time(transport->loop), limit_ns, &end_ns)) {
-        end_ns = INT64_MAX;
-    }
-    extras->linger.work.run = linger_is_over;
-    tpi_timers_start(&transport->loop->timers, &extras->linger, end_ns);
-    transport->flags |= TPI_LINGERING;
-    transport->object.direct = false;
-    ops(transport)->read_start(transport->loop->driver, &transport->object);
-    return true;
-}
-
-void tpi_stream_retire(tepal_transport *transport) {
-    if (transport->flags & TPI_BORROWED) {
-        ops(transport)->release(transport->loop->driver, &transport->object);
-    } else if (!linger(transport)) {
-        close_object(transport);
-    }
-}
-
 /* The descriptor is gone. A server, and who counts transports, has waited for that: also for a lingering end. */
 static void last_word(tepal_transport *transport) {
     TPI_INVARIANT(transport->loop, 1, (transport->flags & (TPI_MADE | TPI_LOST)) != TPI_MADE);
@@ -569,7 +498,7 @@ static bool is_all_taken(tepal_transport *transport) {
 static void stream_ending(tpi_object *object) {
     tepal_transport *transport = (tepal_transport *)object;
     if (transport->flags & TPI_LINGERING) {
-        linger_ends(transport);
+        tpi_linger_ends(transport);
         return;
     }
     if (!(transport->flags & TPI_ENDED)) {
@@ -583,7 +512,7 @@ static void stream_ending(tpi_object *object) {
     if (transport->flags & TPI_BORROWED) {
         ops(transport)->release(transport->loop->driver, object);
     } else {
-        close_object(transport);
+        tpi_stream_close_object(transport);
     }
 }
 

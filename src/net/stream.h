@@ -207,8 +207,12 @@ void tpi_stream_update_reading(tepal_transport *transport); /* start or stop the
 void tpi_stream_update_direct(tepal_transport *transport);  /* whether the driver reads into the protocol's buffers */
 /* Drop what waits for the kernel, now or once the message in flight is back. */
 void tpi_stream_discard(tepal_transport *transport);
-/* connection_lost has returned: linger, or close or release the descriptor. */
+/* linger.c: connection_lost has returned: linger, or close or release the descriptor. */
 void tpi_stream_retire(tepal_transport *transport);
+/* Close the descriptor, by a reset if one is due. */
+void tpi_stream_close_object(tepal_transport *transport);
+/* The peer of a lingering transport has ended, or failed. */
+void tpi_linger_ends(tepal_transport *transport);
 
 /* flow.c */
 

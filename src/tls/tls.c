@@ -31,7 +31,8 @@ static int fail(tpi_tls_filter *tls, int code) {
         if (is_sent) {
             transport->flags &= ~(uint32_t)TPI_RESET;
         }
-        if (is_sent && code == tls->engine.failure) { /* what the peer still sends would make the kernel reset as well */
+        if (is_sent &&
+            code == tls->engine.failure) { /* what the peer still sends would make the kernel reset as well */
             transport->flags |= TPI_EXPECTS_INPUT;
         }
     }
