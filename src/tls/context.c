@@ -125,7 +125,7 @@ bool tpi_tls_copy_name(char copy[TPI_TLS_NAME_BYTES], const char *name, size_t l
     if (length > 0 && name[length - 1] == '.') {
         length--;
     }
-    if (length == 0 || length >= TPI_TLS_NAME_BYTES || memchr(name, '\0', length) != NULL) {
+    if (length == 0 || length >= TPI_TLS_NAME_BYTES || name[0] == '.' || memchr(name, '\0', length) != NULL) {
         return false;
     }
     memcpy(copy, name, length);

@@ -68,7 +68,8 @@ tpi_credentials *tpi_context_credentials(tepal_tls_context *context);
 /* A copy of a text, for tpi_free(); NULL: no memory. Contexts belong to no loop, so their memory is libc's. */
 char *tpi_tls_copy_text(const char *text);
 
-/* Whether a name can be a host's: 1 to 253 bytes. A dot at its end is left out of the copy. */
+/* Whether a name can be a host's: 1 to 253 bytes. A dot at its end is left out of the copy; one at the
+ * beginning is refused, for OpenSSL would take it for any name below. */
 bool tpi_tls_copy_name(char copy[TPI_TLS_NAME_BYTES], const char *name, size_t length);
 
 /*

@@ -541,3 +541,26 @@ SCRIPT_TEST(tls_review, a_client_that_becomes_careful_does_not_go_on_without_a_n
     part(&self, &other);
     tepal_tls_context_unref(context);
 }
+
+/* To OpenSSL a name that begins with a dot is any name below it. */
+SCRIPT_TEST(tls_review, a_name_that_begins_with_a_dot_is_none) {
+    tepal_tls_context *client = usual_context(false), *server = usual_context(true), *other = usual_context(true);
+    one_end self = {.loop = script_loop()};
+    int fds[2];
+
+    test_socketpair(fds);
+    CHECK_EQ(tepal_loop_create_connection(self.loop, end_factory, &self,
+                                          TEPAL_OPTIONS(tepal_connect_options, .fd = &fds[0],
+                                                        .tls = TEPAL_OPTIONS(tepal_tls_options, .context = client,
+                                                                             .server_name = ".example.org")),
+                                          &self.future),
+             TEPAL_EINVAL);
+    CHECK_EQ(tepal_tls_context_add_name(server, ".example.org", other), TEPAL_EINVAL);
+    close(fds[0]);
+    close(fds[1]);
+    CHECK_OK(tepal_loop_close(self.loop));
+    tepal_loop_unref(self.loop);
+    tepal_tls_context_unref(client);
+    tepal_tls_context_unref(server);
+    tepal_tls_context_unref(other);
+}
