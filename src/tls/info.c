@@ -227,8 +227,8 @@ int tepal_transport_tls_update_keys(tepal_transport *transport) {
     tpi_tls_filter *tls = NULL;
     int code = tpi_loop_check(transport->loop);
     code = code < 0 ? code : find_open(transport, &tls);
-    if (code == 0 && transport->flags & TPI_CLOSING) {
-        code = TEPAL_ECLOSED;
+    if (code == 0 && transport->flags & (TPI_CLOSING | TPI_EOF_WANTED)) {
+        code = TEPAL_ECLOSED; /* nothing may follow close_notify */
     }
     return code < 0 ? code : tpi_tls_update_keys(tls);
 }

@@ -407,6 +407,24 @@ SCRIPT_TEST(tls_review, who_pauses_until_its_words_have_left_does_not_wait_for_e
     tepal_tls_context_unref(context);
 }
 
+SCRIPT_TEST(tls_review, new_keys_are_not_for_who_has_ended) {
+    tepal_tls_context *context = usual_context(false);
+    one_end self = {0};
+    stranger other = {.fd = -1};
+
+    stranger_open(&other, true, TLS1_3_VERSION);
+    join(&self, &other, context, "localhost");
+    CHECK_OK(tepal_transport_tls_update_keys(self.transport));
+    CHECK_OK(tepal_transport_write_eof(self.transport));
+    CHECK_EQ(tepal_transport_tls_update_keys(self.transport), TEPAL_ECLOSED);
+    let_settle(&self, &other);
+    CHECK_EQ(SSL_write(other.ssl, "data", 4), 4);
+    let_settle(&self, &other);
+    CHECK_EQ(self.received, 4);
+    part(&self, &other);
+    tepal_tls_context_unref(context);
+}
+
 /* ---- Names and contexts ---- */
 
 SCRIPT_TEST(tls_review, the_context_of_a_name_decides_about_tickets) {
