@@ -5,6 +5,8 @@
  */
 #include "tls/tls.h"
 
+#define UNASKED_LIMIT 65536 /* bytes of answers that nobody takes */
+
 static tpi_tls_filter *tls_of(const tepal_filter *filter) {
     return (tpi_tls_filter *)(void *)(uintptr_t)filter;
 }
@@ -373,6 +375,14 @@ static size_t decrypt(tpi_tls_filter *tls, uint8_t *plain, int64_t *last) {
     return length;
 }
 
+/* A peer that asks for answers, new keys for one, and takes none of them would fill the memory, whatever the cap. */
+static bool too_much_unasked(tpi_tls_filter *tls) {
+    if (tpi_stream_waiting(tls->filter.transport) == 0) {
+        tls->unasked = 0;
+    }
+    return tls->unasked > UNASKED_LIMIT;
+}
+
 /* Decrypt and deliver, until nothing is left, the layer above has paused, or it is over. */
 static void read_records(tpi_tls_filter *tls) {
     tpi_tls_loan *plain = tpi_tls_borrow(tls);
@@ -390,6 +400,7 @@ static void read_records(tpi_tls_filter *tls) {
         const uint64_t waited = tls->waiting.bytes;
         const bool was_due = tls->end_is_due;
         const size_t length = decrypt(tls, plain->bytes, &last);
+        tls->unasked += tls->engine.out_length; /* more if it was spilled, but then much waits already */
         const int code = last < 0 && last != TPI_ENGINE_ENDED ? (int)last : catch_up(tls);
         close_out(tls, out); /* before anybody is called up who may write */
         if (length > 0 && !has_failed(tls) && deliver(tls, plain->bytes, length) < 0) {
@@ -397,6 +408,8 @@ static void read_records(tpi_tls_filter *tls) {
         }
         if (code < 0) {
             (void)give_up(tls, code);
+        } else if (!has_failed(tls) && too_much_unasked(tls)) {
+            (void)fail(tls, TEPAL_ENOBUFS);
         } else if (!has_failed(tls) && tls->waiting.bytes < waited) {
             tepal_filter_up_writable(&tls->filter);
         }

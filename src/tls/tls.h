@@ -51,6 +51,7 @@ typedef struct tpi_tls_filter {
     int64_t handshake_limit_ns, shutdown_limit_ns;
     int64_t written_ns;   /* when something was encrypted last */
     uint64_t left;        /* to be sent, when the limit of the end was set */
+    size_t unasked;       /* answered by itself, the engine's new keys and alerts, since all output had left */
     uint32_t small_bytes; /* how much goes in small records before they grow */
     uint8_t state;        /* tpi_tls_state */
     bool is_closing;      /* close() was called */

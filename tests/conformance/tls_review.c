@@ -425,6 +425,37 @@ SCRIPT_TEST(tls_review, new_keys_are_not_for_who_has_ended) {
     tepal_tls_context_unref(context);
 }
 
+/* A peer that asks for new keys again and again, and takes none of the answers. */
+SCRIPT_TEST(tls_review, answers_that_nobody_takes_do_not_fill_the_memory) {
+    tepal_tls_context *context = usual_context(true);
+    one_end self = {0};
+    stranger other = {.fd = -1};
+
+    stranger_open(&other, false, TLS1_3_VERSION);
+    join(&self, &other, context, NULL);
+    let_settle(&self, &other);
+    const int little = 1; /* room in the socket; the simulator's has enough for all */
+    (void)setsockopt(tepal_transport_fd(self.transport), SOL_SOCKET, SO_SNDBUF, &little, sizeof little);
+    for (int i = 0; i < 6000 && self.losts == 0; i++) {
+        CHECK_EQ(SSL_key_update(other.ssl, SSL_KEY_UPDATE_REQUESTED), 1);
+        CHECK_EQ(SSL_do_handshake(other.ssl), 1);
+        if (i % 50 == 49) {
+            (void)stranger_give(&other, SIZE_MAX);
+            while (tepal_loop_step(self.loop, 0) == 1) {
+            }
+        }
+        CHECK_LT(tepal_transport_write_buffer_size(self.transport), 100000);
+    }
+    if (strcmp(test_driver(), "sim") == 0) {
+        CHECK_EQ(tepal_transport_write_buffer_size(self.transport), 0);
+    } else {
+        CHECK_EQ(self.losts, 1);
+        CHECK_EQ(self.lost_code, TEPAL_ENOBUFS);
+    }
+    part(&self, &other);
+    tepal_tls_context_unref(context);
+}
+
 /* ---- Names and contexts ---- */
 
 SCRIPT_TEST(tls_review, the_context_of_a_name_decides_about_tickets) {
