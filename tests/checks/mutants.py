@@ -78,6 +78,8 @@ def every_file_has_mutants():
     changed = set(re.findall(r"^\d{3} (src/\S+\.c) ", text, flags=re.M))
     files = sorted(ROOT.glob("src/**/*.c"))
     names = [str(path.relative_to(ROOT)) for path in files if candidates.candidates(path.read_text())]
+    # What stands in for TLS in a build without it is not in the build whose tests notice mutants.
+    names = [name for name in names if name != "src/tls/absent.c"]
     return [f"{name} has no mutants: scripts/mutate --regenerate" for name in names if name not in changed]
 
 
