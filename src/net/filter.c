@@ -153,18 +153,34 @@ void tepal_filter_up_writable(tepal_filter *self) {
     writable(self->transport, self->above);
 }
 
+/* Whether a future waits for this filter, or for one above it to which next, the first to care, does not stand in the way. */
+static bool is_awaited(const tepal_filter *self, const tepal_filter *next) {
+    const tpi_extras *extras = self->transport->extras;
+    if (extras == NULL || extras->established == NULL) {
+        return false;
+    }
+    const tepal_filter *at = self;
+    while (at != NULL && at != next && at != extras->awaited) {
+        at = at->above;
+    }
+    return (at != next || next == NULL) && at == extras->awaited;
+}
+
 void tepal_filter_up_established(tepal_filter *self) {
     tepal_transport *transport = self->transport;
     tepal_filter *filter = ABOVE(self, established);
-    if (filter != NULL) {
-        filter->type->established(filter);
-    } else if (transport->flags & TPI_SETTING_UP) {
-        tpi_setup_established(transport);
-    } else if (transport->extras != NULL && transport->extras->established != NULL) {
+    if (is_awaited(self, filter)) {
         tepal_future *future = transport->extras->established;
         transport->extras->established = NULL;
         (void)tepal_future_set_result(future, NULL, NULL); /* done already: it was cancelled */
         tepal_future_unref(future);
+        tpi_flow_hold_setup(transport); /* until its callbacks have run, which may put another protocol here */
+        tpi_setup_established(transport);
+    }
+    if (filter != NULL) {
+        filter->type->established(filter);
+    } else if (transport->flags & TPI_SETTING_UP) {
+        tpi_setup_established(transport);
     }
 }
 
@@ -379,7 +395,7 @@ void tpi_filters_forget(tepal_transport *transport) {
 }
 
 /* A future for the filter being set up. */
-static int expect_established(tepal_transport *transport, tepal_future **established) {
+static int expect_established(tepal_transport *transport, tepal_filter *filter, tepal_future **established) {
     tpi_extras *extras = tpi_transport_extras(transport);
     if (extras == NULL) {
         return TEPAL_ENOMEM;
@@ -391,6 +407,7 @@ static int expect_established(tepal_transport *transport, tepal_future **establi
     int code = tepal_future_new(transport->loop, &future);
     if (code == 0) {
         extras->established = tepal_future_ref(future);
+        extras->awaited = filter;
         *established = future;
     }
     return code;
@@ -411,7 +428,7 @@ int tepal_transport_push_filter(tepal_transport *transport, tepal_filter *filter
     if (transport->flags & (TPI_CLOSING | TPI_EOF_WANTED)) {
         return TEPAL_ECLOSED;
     }
-    code = established == NULL ? 0 : expect_established(transport, established);
+    code = established == NULL ? 0 : expect_established(transport, filter, established);
     if (code < 0) {
         return code;
     }
@@ -463,6 +480,9 @@ int tepal_transport_pop_filter(tepal_transport *transport, tepal_filter *filter)
     bool had_paused = (filter->reserved & WANTS_NO_BYTES) != 0;
     filter->below = NULL;
     filter->transport = NULL;
+    if (transport->extras != NULL && transport->extras->awaited == filter) {
+        transport->extras->awaited = NULL; /* whoever is established next will do */
+    }
     if (filter->type->detach != NULL) {
         filter->type->detach(filter);
     }

@@ -178,7 +178,7 @@ void tepal_transport_get_write_limits(const tepal_transport *transport, uint64_t
     }
 }
 
-/* Deliver nothing to the protocol for this reason (TPI_PAUSED_READING or TPI_HELD_READING). */
+/* Deliver nothing to the protocol for this reason (one of TPI_HELD_BACK). */
 static void hold_back(tepal_transport *transport, uint32_t reason) {
     bool before = (transport->flags & TPI_HELD_BACK) != 0;
     transport->flags |= reason;
@@ -234,7 +234,15 @@ void tpi_flow_let_go(tepal_transport *transport) {
     go_on(transport, TPI_HELD_READING);
 }
 
+void tpi_flow_hold_setup(tepal_transport *transport) {
+    hold_back(transport, TPI_HELD_SETUP);
+}
+
+void tpi_flow_let_setup_go(tepal_transport *transport) {
+    go_on(transport, TPI_HELD_SETUP);
+}
+
 bool tepal_transport_is_reading(const tepal_transport *transport) {
-    uint32_t stops = TPI_HELD_BACK | TPI_EOF_RECEIVED | TPI_CLOSING;
+    uint32_t stops = TPI_PAUSED_READING | TPI_HELD_READING | TPI_EOF_RECEIVED | TPI_CLOSING;
     return transport->flags & TPI_MADE && !(transport->flags & stops);
 }

@@ -43,7 +43,7 @@ int tpi_setup_begin(tepal_transport *transport, tpi_way *way, tpi_setup_done don
     }
     *setup = (tpi_setup){.protocol.type = &setup_type, .transport = transport, .done = done, .argument = argument};
     transport->protocol = &setup->protocol;
-    transport->flags |= TPI_SETTING_UP | TPI_HELD_READING;
+    transport->flags |= TPI_SETTING_UP | TPI_HELD_SETUP;
     (void)tepal_transport_push_filter(transport, filter, NULL); /* it is open, and nothing that may fail is asked for */
     tpi_transport_made(transport, &setup->protocol);
     tpi_tls.begin(filter);
@@ -66,7 +66,7 @@ void tpi_setup_run(tepal_transport *transport) {
         return;
     }
     /* The program has its protocol, and what waits for the future has been told. */
-    tpi_flow_let_go(transport);
+    tpi_flow_let_setup_go(transport);
 }
 
 void tpi_setup_finish(tepal_transport *transport, tepal_protocol *protocol) {

@@ -50,13 +50,14 @@ typedef enum tpi_transport_flag {
     TPI_SETTING_UP = 1 << 26,    /* filters are set up, and the protocol is setup.c's */
     TPI_SETUP_DUE = 1 << 27,     /* the event is to go on with that */
     TPI_EXPECTS_INPUT = 1 << 28, /* at its end: a filter knows that the peer may still send what nobody asked for */
+    TPI_HELD_SETUP = 1 << 29,    /* paused until whoever waits for that has been told */
     TPI_FLYING = 1 << 25,        /* special for its flight alone */
     TPI_GATHERING = 1 << 24,     /* in the middle of a write of very many pieces: nobody is told of marks */
     TPI_SPECIAL = 1 << 23        /* debug, filters, extras or waiting output: the quick paths are not for it */
 } tpi_transport_flag;
 
 /* Nothing is to be delivered to the protocol, for whatever reason. */
-#define TPI_HELD_BACK (TPI_PAUSED_READING | TPI_HELD_READING)
+#define TPI_HELD_BACK (TPI_PAUSED_READING | TPI_HELD_READING | TPI_HELD_SETUP)
 
 typedef struct tpi_chunk tpi_chunk;
 typedef struct tpi_drain tpi_drain;
@@ -75,7 +76,8 @@ typedef struct tpi_extras {
     tpi_drain *drains;        /* futures of tepal_transport_drain(), oldest first (flow.c) */
     tepal_timer linger;
     tepal_transport *transport;        /* whose extras these are */
-    tepal_future *established;         /* of the filter being set up (filter.c) */
+    tepal_future *established;         /* of the filter being set up (filter.c) ... */
+    tepal_filter *awaited;             /* ... which is this one */
     uint64_t told;                     /* debug: bytes that the protocol was given */
     uint64_t taken, handed, discarded; /* debug: what the bottom was given, and where it went */
 } tpi_extras;
@@ -229,6 +231,9 @@ void tpi_flow_fallen(tepal_transport *transport);
  */
 void tpi_flow_hold(tepal_transport *transport);
 void tpi_flow_let_go(tepal_transport *transport);
+/* The same until those who wait for a handshake have been told that it is done. */
+void tpi_flow_hold_setup(tepal_transport *transport);
+void tpi_flow_let_setup_go(tepal_transport *transport);
 /* Connection lost: fail the drain futures. */
 void tpi_flow_lost(tepal_transport *transport, const tepal_error *error);
 

@@ -550,6 +550,11 @@ void tpi_tls_begin(tepal_filter *filter) {
     }
 }
 
+/* The layer below can carry data: what was said before has waited there. Who stands above hears of its own. */
+static void tls_established(tepal_filter *filter) {
+    (void)filter;
+}
+
 static int tls_info(const tepal_filter *filter, const char *what, const void **answer) {
     const tpi_tls_filter *tls = tls_of(filter);
     if (strcmp(what, "tls") == 0) {
@@ -568,6 +573,7 @@ const tepal_filter_type tpi_tls_filter_type = {
     .size = sizeof(tepal_filter_type),
     .received = tls_received,
     .received_eof = tls_received_eof,
+    .established = tls_established,
     .lost = tls_lost,
     .write = tls_write,
     .write_eof = tls_write_eof,

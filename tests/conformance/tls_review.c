@@ -456,6 +456,77 @@ SCRIPT_TEST(tls_review, answers_that_nobody_takes_do_not_fill_the_memory) {
     tepal_tls_context_unref(context);
 }
 
+/* ---- The end of a handshake on a live connection ---- */
+
+static one_end successor;
+
+static void hand_over(tepal_future *future, void *argument) {
+    one_end *self = argument;
+    (void)future;
+    successor.protocol.type = &one_end_type;
+    CHECK_OK(tepal_transport_set_protocol(self->transport, &successor.protocol, NULL));
+}
+
+SCRIPT_TEST(tls_review, who_waits_for_start_tls_is_told_before_data_comes) {
+    for (int paused = 0; paused < 2; paused++) {
+        tepal_tls_context *context = usual_context(false);
+        one_end self = {0};
+        stranger other = {.fd = -1};
+
+        successor = (one_end){0};
+        stranger_open(&other, true, TLS1_2_VERSION);
+        begin(&self, &other, NULL);
+        UNTIL(&self, &other, self.made == 1);
+        other.holds_tickets = true;
+        CHECK_OK(tepal_transport_start_tls(
+            self.transport, TEPAL_OPTIONS(tepal_tls_options, .context = context, .server_name = "localhost"),
+            &self.upgraded));
+        CHECK_OK(tepal_future_add_done_callback(self.upgraded, hand_over, &self));
+        if (paused) {
+            CHECK_OK(tepal_transport_pause_reading(self.transport));
+        }
+        UNTIL(&self, &other, other.is_holding);
+        CHECK_EQ(SSL_write(other.ssl, "data", 4), 4);
+        other.is_holding = false;
+        let_settle(&self, &other);
+        CHECK(tepal_future_is_done(self.upgraded));
+        CHECK_EQ(self.received, 0);
+        if (paused) {
+            CHECK_EQ(successor.received, 0);
+            CHECK_OK(tepal_transport_resume_reading(self.transport));
+            let_settle(&self, &other);
+        }
+        CHECK_EQ(successor.received, 4);
+        tepal_future_unref(self.upgraded);
+        CHECK_OK(tepal_loop_close(self.loop));
+        CHECK_EQ(successor.losts, 1);
+        self.losts = 1;
+        part(&self, &other);
+        tepal_tls_context_unref(context);
+    }
+}
+
+SCRIPT_TEST(tls_review, an_outer_handshake_is_not_taken_for_the_inner_one) {
+    tepal_tls_context *context = usual_context(false);
+    const tepal_tls_options options = {.size = sizeof options, .context = context, .server_name = "localhost"};
+    one_end self = {0};
+    stranger other = {.fd = -1};
+
+    stranger_open(&other, true, 0);
+    begin(&self, &other, NULL);
+    UNTIL(&self, &other, self.made == 1);
+    CHECK_OK(tepal_transport_start_tls(self.transport, &options, NULL));
+    CHECK_OK(tepal_transport_start_tls(self.transport, &options, &self.upgraded));
+    UNTIL(&self, &other, SSL_is_init_finished(other.ssl));
+    let_settle(&self, &other);
+    CHECK(!tepal_future_is_done(self.upgraded));
+    CHECK_EQ(stranger_reads(&other)[0], SSL3_RT_HANDSHAKE);
+    part(&self, &other);
+    (void)tepal_future_error(self.upgraded);
+    tepal_future_unref(self.upgraded);
+    tepal_tls_context_unref(context);
+}
+
 /* ---- Names and contexts ---- */
 
 SCRIPT_TEST(tls_review, the_context_of_a_name_decides_about_tickets) {
