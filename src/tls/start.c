@@ -171,7 +171,8 @@ int tepal_transport_start_tls(tepal_transport *transport, const tepal_tls_option
     tepal_filter *filter;
     tpi_way *way;
     int code = tpi_loop_check(loop);
-    if (code < 0 || transport->flags & TPI_CLOSING) {
+    const uint32_t has_ended = TPI_CLOSING | TPI_EOF_RECEIVED | TPI_EOF_HELD; /* nobody will answer */
+    if (code < 0 || transport->flags & has_ended) {
         return code < 0 ? code : TEPAL_ECLOSED;
     }
     code = given == NULL ? TEPAL_EINVAL : tpi_options_copy(&options, sizeof options, given);

@@ -527,6 +527,26 @@ SCRIPT_TEST(tls_review, an_outer_handshake_is_not_taken_for_the_inner_one) {
     tepal_tls_context_unref(context);
 }
 
+SCRIPT_TEST(tls_review, nothing_is_encrypted_for_who_has_ended_already) {
+    tepal_tls_context *context = usual_context(false);
+    one_end self = {0};
+    stranger other = {.fd = -1};
+    tepal_future *future;
+
+    stranger_open(&other, true, 0);
+    begin(&self, &other, NULL);
+    UNTIL(&self, &other, self.made == 1);
+    CHECK_EQ(shutdown(other.fd, SHUT_WR), 0);
+    let_settle(&self, &other);
+    CHECK_EQ(self.eofs, 1);
+    CHECK_EQ(tepal_transport_start_tls(self.transport,
+                                       TEPAL_OPTIONS(tepal_tls_options, .context = context, .server_name = "localhost"),
+                                       &future),
+             TEPAL_ECLOSED);
+    part(&self, &other);
+    tepal_tls_context_unref(context);
+}
+
 /* ---- Names and contexts ---- */
 
 SCRIPT_TEST(tls_review, the_context_of_a_name_decides_about_tickets) {
