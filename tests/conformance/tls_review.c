@@ -149,6 +149,7 @@ typedef struct stranger {
     SSL_CTX *ctx;
     SSL *ssl;
     int fd;
+    bool is_tcp;
     bool is_holding;    /* what it says stays in its BIO */
     bool holds_tickets; /* likewise, from the end of the handshake on */
 } stranger;
@@ -261,7 +262,11 @@ static void begin(one_end *self, stranger *other, const tepal_tls_options *tls) 
     if (self->loop == NULL) {
         self->loop = script_loop();
     }
-    test_socketpair(fds);
+    if (other->is_tcp) {
+        test_tcp_pair(fds);
+    } else {
+        test_socketpair(fds);
+    }
     other->fd = fds[1];
     CHECK_OK(tepal_loop_create_connection(
         self->loop, end_factory, self, TEPAL_OPTIONS(tepal_connect_options, .fd = &fds[0], .tls = tls), &self->future));
@@ -703,4 +708,102 @@ SCRIPT_TEST(tls_review, a_name_that_begins_with_a_dot_is_none) {
     tepal_tls_context_unref(client);
     tepal_tls_context_unref(server);
     tepal_tls_context_unref(other);
+}
+
+/* ---- Ends ---- */
+
+/* All in one segment: the end of the handshake, data, close_notify, FIN. */
+SCRIPT_TEST(tls_review, a_client_that_says_all_at_once_and_leaves_is_heard) {
+    for (int version = TLS1_2_VERSION; version <= TLS1_3_VERSION; version++) {
+        tepal_tls_context *context = usual_context(true);
+        one_end self = {0};
+        stranger other = {.fd = -1, .is_tcp = true};
+
+        stranger_open(&other, false, version);
+        other.holds_tickets = version == TLS1_3_VERSION; /* the client's last words are the last of all */
+        if (version == TLS1_3_VERSION) {
+            begin(&self, &other, TEPAL_OPTIONS(tepal_tls_options, .context = context));
+            UNTIL(&self, &other, other.is_holding);
+        } else {
+            join(&self, &other, context, NULL);
+            UNTIL(&self, &other, SSL_is_init_finished(other.ssl));
+        }
+        CHECK_EQ(SSL_write(other.ssl, "all of it", 9), 9);
+        CHECK_EQ(SSL_shutdown(other.ssl), 0);
+        (void)stranger_give(&other, SIZE_MAX);
+        close(other.fd);
+        other.fd = -1;
+        const int64_t give_up_ns = test_now_ns() + TEPAL_SEC(5);
+        while (self.losts == 0 && self.eofs == 0 && test_now_ns() < give_up_ns) {
+            CHECK_OK(tepal_loop_step(self.loop, TEPAL_MS(1)));
+        }
+        CHECK_EQ(self.received, 9);
+        part(&self, &other);
+        tepal_tls_context_unref(context);
+    }
+}
+
+static void pause_now(one_end *self) {
+    CHECK_OK(tepal_transport_pause_reading(self->transport));
+}
+
+/* An end that comes while there is more than was taken: all of it first. */
+SCRIPT_TEST(tls_review, an_end_that_comes_while_paused_waits_for_what_was_kept) {
+    for (int version = TLS1_2_VERSION; version <= TLS1_3_VERSION; version++) {
+        tepal_tls_context *context = usual_context(false);
+        one_end self = {.on_data = pause_now};
+        stranger other = {.fd = -1};
+        static char data[16384];
+
+        stranger_open(&other, true, version);
+        join(&self, &other, context, "localhost");
+        let_settle(&self, &other);
+        for (int i = 0; i < 3; i++) {
+            CHECK_EQ(SSL_write(other.ssl, data, sizeof data), sizeof data);
+        }
+        CHECK_EQ(SSL_shutdown(other.ssl), 0);
+        (void)stranger_give(&other, SIZE_MAX);
+        CHECK_EQ(shutdown(other.fd, SHUT_WR), 0);
+        for (int i = 0; i < 20 && self.eofs == 0; i++) {
+            let_settle(&self, &other);
+            CHECK_OK(self.eofs == 1 ? 0 : tepal_transport_resume_reading(self.transport));
+        }
+        CHECK_EQ(self.received, 3 * sizeof data);
+        CHECK_EQ(self.eofs, 1);
+        part(&self, &other);
+        tepal_tls_context_unref(context);
+    }
+}
+
+/* What somebody else has left in OpenSSL's queue of errors is not ours. */
+SCRIPT_TEST(tls_review, errors_that_the_program_left_are_no_errors_here) {
+    tepal_tls_context *context = usual_context(false);
+    one_end self = {0};
+    stranger other = {.fd = -1};
+
+    stranger_open(&other, true, 0);
+    ERR_raise(ERR_LIB_SSL, SSL_R_BAD_LENGTH);
+    begin(&self, &other, TEPAL_OPTIONS(tepal_tls_options, .context = context, .server_name = "localhost"));
+    for (int i = 0; i < 20; i++) {
+        ERR_raise(ERR_LIB_SSL, SSL_R_BAD_LENGTH);
+        CHECK_OK(tepal_loop_step(self.loop, TEPAL_MS(1)));
+        stranger_move(&other);
+    }
+    CHECK_EQ(self.made, 1);
+    ERR_raise(ERR_LIB_SSL, SSL_R_BAD_LENGTH);
+    CHECK_OK(tepal_transport_write(self.transport, "data", 4));
+    CHECK_OK(tepal_loop_step(self.loop, TEPAL_MS(1)));
+    let_settle(&self, &other);
+    CHECK_STR(stranger_reads(&other), "data");
+    CHECK_EQ(SSL_write(other.ssl, "data", 4), 4);
+    CHECK_EQ(SSL_shutdown(other.ssl), 0);
+    (void)stranger_give(&other, SIZE_MAX);
+    ERR_raise(ERR_LIB_SSL, SSL_R_BAD_LENGTH);
+    while (tepal_loop_step(self.loop, TEPAL_MS(1)) == 1 || self.eofs == 0) {
+        ERR_raise(ERR_LIB_SSL, SSL_R_BAD_LENGTH);
+    }
+    CHECK_EQ(self.received, 4);
+    ERR_clear_error();
+    part(&self, &other);
+    tepal_tls_context_unref(context);
 }
