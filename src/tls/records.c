@@ -28,6 +28,11 @@ static int encrypt(tpi_tls_filter *tls, const uint8_t *bytes, size_t length) {
             tls->engine.spill(&tls->engine);
         }
         code = tpi_engine_write(&tls->engine, bytes, count);
+        if (code == 0 && ++tls->records == TPI_TLS_RECORDS_OF_KEY) {
+            tls->records = 0;
+            code = tpi_engine_update_keys(&tls->engine);
+            code = code == TEPAL_ENOTSUP ? 0 : code; /* TLS 1.2 has but one */
+        }
         tls->small_bytes -= tls->small_bytes < count ? tls->small_bytes : (uint32_t)count;
         bytes += count;
         length -= count;

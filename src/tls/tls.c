@@ -151,8 +151,8 @@ static uint64_t tls_buffered(const tepal_filter *filter) {
 
 int tpi_tls_update_keys(tpi_tls_filter *tls) {
     if (!may_speak(tls)) {
-        tls->update_is_due = true;
-        return 0;
+        tls->update_is_due = tpi_engine_version(&tls->engine) >= TEPAL_TLS_1_3;
+        return tls->update_is_due ? 0 : TEPAL_ENOTSUP;
     }
     tpi_tls_loan *out = open_out(tls);
     if (out == NULL) {

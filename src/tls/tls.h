@@ -52,6 +52,7 @@ typedef struct tpi_tls_filter {
     int64_t written_ns;   /* when something was encrypted last */
     uint64_t left;        /* to be sent, when the limit of the end was set */
     size_t unasked;       /* answered by itself, the engine's new keys and alerts, since all output had left */
+    uint32_t records;     /* encrypted with the key in use */
     uint32_t small_bytes; /* how much goes in small records before they grow */
     uint8_t state;        /* tpi_tls_state */
     bool is_closing;      /* close() was called */
@@ -68,6 +69,9 @@ int tpi_tls_find(const tepal_transport *transport, tpi_tls_filter **filter);
 /* records.c: encrypt all of it. The engine's `out` is open. 0 or an error. */
 int tpi_tls_encrypt(tpi_tls_filter *tls, const struct iovec *pieces, size_t count);
 #define TPI_TLS_SMALL_BYTES 40000 /* so much goes in small records at the beginning, and again after a rest */
+
+/* AES-GCM is good for 2^24.5 full records of one key (RFC 8446, section 5.5), and OpenSSL does not count them. */
+#define TPI_TLS_RECORDS_OF_KEY (1u << 22)
 
 /* start.c, for the factory: a filter by its way. */
 extern const tepal_filter_type tpi_tls_filter_type;

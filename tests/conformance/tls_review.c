@@ -3,6 +3,7 @@
  * the test's hands.
  */
 #include "conformance/script.h"
+#include "tls/tls.h"
 
 #include <openssl/err.h>
 #include <openssl/pem.h>
@@ -428,6 +429,47 @@ SCRIPT_TEST(tls_review, new_keys_are_not_for_who_has_ended) {
     CHECK_EQ(self.received, 4);
     part(&self, &other);
     tepal_tls_context_unref(context);
+}
+
+static void count_updates(int is_sent, int version, int type, const void *message, size_t length, SSL *ssl,
+                          void *count) {
+    (void)version;
+    (void)ssl;
+    if (!is_sent && type == SSL3_RT_HANDSHAKE && length > 0 && *(const uint8_t *)message == SSL3_MT_KEY_UPDATE) {
+        ++*(int *)count;
+    }
+}
+
+SCRIPT_TEST(tls_review, a_key_that_has_sealed_many_records_is_replaced) {
+    for (int version = TLS1_2_VERSION; version <= TLS1_3_VERSION; version++) {
+        tepal_tls_context *context = usual_context(true);
+        one_end self = {0};
+        stranger other = {.fd = -1};
+        const void *filter;
+        int count = 0;
+
+        stranger_open(&other, false, version);
+        SSL_set_msg_callback(other.ssl, count_updates);
+        SSL_set_msg_callback_arg(other.ssl, &count);
+        join(&self, &other, context, NULL);
+        UNTIL(&self, &other, SSL_is_init_finished(other.ssl));
+        CHECK_OK(tepal_transport_info(self.transport, "tls", &filter));
+        for (int times = 1; times <= 2; times++) {
+            ((tpi_tls_filter *)(uintptr_t)filter)->records = TPI_TLS_RECORDS_OF_KEY - 2;
+            for (int i = 0; i < 4; i++) {
+                CHECK_OK(tepal_transport_write(self.transport, "x", 1));
+                let_settle(&self, &other);
+                CHECK_STR(stranger_reads(&other), "x");
+            }
+            CHECK_EQ(SSL_read(other.ssl, &(char){0}, 1), -1);
+            CHECK_EQ(count, version == TLS1_3_VERSION ? times : 0);
+            CHECK_EQ(SSL_write(other.ssl, "y", 1), 1);
+            let_settle(&self, &other);
+            CHECK_EQ(self.received, times);
+        }
+        part(&self, &other);
+        tepal_tls_context_unref(context);
+    }
 }
 
 /* A peer that asks for new keys again and again, and takes none of the answers. */
