@@ -392,6 +392,7 @@ void tpi_filters_forget(tepal_transport *transport) {
         }
     }
     transport->filters = NULL;
+    fail_established(transport, TEPAL_ECLOSED);
 }
 
 /* A future for the filter being set up. */
