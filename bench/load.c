@@ -1,5 +1,6 @@
 /* The load generator: opens connections to an echo server on loopback, keeps a fixed number of messages in flight on
- * each, checks what comes back and prints JSON. Straight on epoll, so that no library under test measures itself. */
+ * each, checks what comes back and prints JSON. Straight on epoll, with OpenSSL on the descriptor where TLS is asked for,
+ * so that no library under test measures itself. */
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -33,6 +34,7 @@ enum {
  * comparison and bytes lost, repeated, swapped or from another connection are all seen. */
 typedef struct flow {
     int fd;
+    void *tls;           /* its TLS, or NULL */
     uint32_t send_at;    /* place in the text of the next byte to send */
     uint32_t receive_at; /* and of the next to receive */
     uint32_t part;       /* bytes of the current message that are back */
@@ -117,7 +119,8 @@ static void lose(flow *self) {
 static void send_unsent(flow *self) {
     while (self->unsent > 0) {
         size_t length = self->unsent < CHUNK_BYTES ? (size_t)self->unsent : CHUNK_BYTES;
-        ssize_t sent = send(self->fd, text + self->send_at, length, MSG_NOSIGNAL);
+        ssize_t sent = self->tls == NULL ? send(self->fd, text + self->send_at, length, MSG_NOSIGNAL)
+                                         : options.tls->send(self->tls, text + self->send_at, length);
         if (sent < 0) {
             if (errno == EINTR)
                 continue;
@@ -169,14 +172,25 @@ static void take(flow *self, const unsigned char *data, size_t length) {
     begin_messages(self, now_ns);
 }
 
-/* Edge-triggered; a short read means empty unless the event told of an end. */
+/* How much of what was sent is not back yet. */
+static uint64_t outstanding(const flow *self) {
+    return (uint64_t)self->in_flight * options.size - self->part;
+}
+
+static ssize_t receive(flow *self) {
+    return self->tls == NULL ? recv(self->fd, received, sizeof received, 0)
+                             : options.tls->receive(self->tls, received, sizeof received);
+}
+
+/* Edge-triggered. A short read means empty unless the event told of an end; through TLS, where a read is a record, the
+ * socket is empty once all that was sent is back. */
 static void serve(flow *self, uint32_t events) {
     if (self->fd < 0)
         return;
     if (self->unsent > 0 && (events & EPOLLOUT) != 0)
         send_unsent(self);
     for (;;) {
-        ssize_t length = self->fd < 0 ? 0 : recv(self->fd, received, sizeof received, 0);
+        ssize_t length = self->fd < 0 ? 0 : receive(self);
         if (length < 0 && errno == EINTR)
             continue;
         if (length < 0 && errno == EAGAIN)
@@ -185,8 +199,10 @@ static void serve(flow *self, uint32_t events) {
             lose(self);
             return;
         }
+        bool empty = self->tls == NULL ? (size_t)length < sizeof received
+                                       : (uint64_t)length == outstanding(self) && !options.tls->pending(self->tls);
         take(self, received, (size_t)length);
-        if ((size_t)length < sizeof received && (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) == 0)
+        if (empty && (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) == 0)
             return;
     }
 }
@@ -207,6 +223,20 @@ int load_socket(unsigned index, bool nonblocking) {
     return fd;
 }
 
+bool load_echo_once(int fd, void *tls, const void *message, void *answer, size_t length) {
+    if ((tls == NULL ? send(fd, message, length, MSG_NOSIGNAL) : options.tls->send(tls, message, length)) !=
+        (ssize_t)length)
+        return false;
+    for (size_t done = 0; done < length;) {
+        void *to = (char *)answer + done;
+        ssize_t got = tls == NULL ? recv(fd, to, length - done, 0) : options.tls->receive(tls, to, length - done);
+        if (got <= 0)
+            return false;
+        done += (size_t)got;
+    }
+    return true;
+}
+
 /* Echo once before anything is measured: the server has then accepted, and its first-time costs are paid. */
 static void open_flow(flow *self, unsigned index) {
     self->fd = load_socket(index, false);
@@ -219,9 +249,8 @@ static void open_flow(flow *self, unsigned index) {
         return; /* nothing comes back */
     uint32_t start = (uint32_t)((uint64_t)index * 7919 % PERIOD_BYTES);
     size_t length = options.size < OPENING_BYTES ? options.size : OPENING_BYTES;
-    if (send(self->fd, text + start, length, MSG_NOSIGNAL) != (ssize_t)length)
-        load_fail("send");
-    if (recv(self->fd, received, length, MSG_WAITALL) != (ssize_t)length || !matches(start, received, length))
+    self->tls = options.tls == NULL ? NULL : options.tls->begin(self->fd, false);
+    if (!load_echo_once(self->fd, self->tls, text + start, received, length) || !matches(start, received, length))
         load_fail("the first echo is missing or wrong");
     self->send_at = self->receive_at = advance(start, length);
     self->begun_ns = calloc(options.depth, sizeof *self->begun_ns);

@@ -24,6 +24,8 @@ static const char usage[] =
     "  --idle N          so many connections more that echo once and then say nothing (0)\n"
     "  --sink            one way, for a server with --sink: send without pause, wait at the end until all is read\n"
     "  --churn           open, echo one message, reset, again; a connection counts as a message\n"
+    "  --tls             through TLS 1.3, with TLS_AES_256_GCM_SHA384; the server's certificate is not verified\n"
+    "  --resume          with --tls --churn: take up the session of an earlier connection each time\n"
     "  --hold            open, echo once on each, print `held N`, stay idle until SIGTERM or the end of stdin\n"
     "Prints one line of JSON. Exit status: 0, or 1 if a byte was lost.\n";
 
@@ -61,6 +63,15 @@ static struct sockaddr_in parse_address(const char *text) {
     return address;
 }
 
+static const load_tls_calls *tls_calls(void) {
+#ifdef BENCH_TLS
+    return &load_openssl;
+#else
+    fprintf(stderr, "load: --tls: built without OpenSSL\n");
+    exit(2);
+#endif
+}
+
 static void parse_one(load_options *options, const char *name, const char *text) {
     if (strcmp(name, "connect") == 0)
         options->address = parse_address(text);
@@ -90,6 +101,10 @@ static void parse_one(load_options *options, const char *name, const char *text)
         options->churn = true;
     else if (strcmp(name, "hold") == 0)
         options->hold = true;
+    else if (strcmp(name, "tls") == 0)
+        options->tls = tls_calls();
+    else if (strcmp(name, "resume") == 0)
+        options->resume = true;
     else if (strcmp(name, "check-all") == 0)
         options->check_all = true;
 }
@@ -110,6 +125,8 @@ load_options load_parse(int argc, char **argv) {
         {"sink", no_argument, NULL, 1},
         {"churn", no_argument, NULL, 1},
         {"hold", no_argument, NULL, 1},
+        {"tls", no_argument, NULL, 1},
+        {"resume", no_argument, NULL, 1},
         {"check-all", no_argument, NULL, 1},
         {"help", no_argument, NULL, 'h'},
         {NULL, 0, NULL, 0},
@@ -132,5 +149,9 @@ load_options load_parse(int argc, char **argv) {
         fputs(usage, stderr);
         exit(2);
     }
+    if (options.resume && (options.tls == NULL || !options.churn))
+        refuse("resume", "without --tls and --churn it");
+    if (options.tls != NULL && options.sink)
+        refuse("sink", "with --tls it");
     return options;
 }
