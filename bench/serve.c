@@ -10,18 +10,22 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
-static const char usage[] = "usage: %s [--port N] [--split N | --split-bufs N | --sink]\n"
-                            "  --port N        listen on 127.0.0.1:N; 0, the default, lets the kernel choose\n"
-                            "  --split N       answer each chunk that was read with N writes in one callback\n"
-                            "  --split-bufs N  the same pieces, given to one gathering write\n"
-                            "  --sink          read and drop, without an answer\n"
-                            "Prints `listening 127.0.0.1:PORT`; on SIGTERM prints its CPU time as JSON and exits 0.\n";
+static const char usage[] =
+    "usage: %s [--port N] [--split N | --split-bufs N | --sink] [--tls-cert FILE --tls-key FILE]\n"
+    "  --port N        listen on 127.0.0.1:N; 0, the default, lets the kernel choose\n"
+    "  --split N       answer each chunk that was read with N writes in one callback\n"
+    "  --split-bufs N  the same pieces, given to one gathering write\n"
+    "  --sink          read and drop, without an answer\n"
+    "  --tls-cert FILE, --tls-key FILE\n"
+    "                  speak TLS 1.3, with this certificate and key (PEM), if this server can\n"
+    "Prints `listening 127.0.0.1:PORT`; on SIGTERM prints its CPU time as JSON and exits 0.\n";
 
 static unsigned parse_number(const char *program, const char *text, unsigned least, unsigned most) {
     char *end = NULL;
@@ -34,12 +38,19 @@ static unsigned parse_number(const char *program, const char *text, unsigned lea
     return (unsigned)value;
 }
 
-serve_options serve_parse(int argc, char **argv) {
+static _Noreturn void refuse(const char *program, const char *why) {
+    fprintf(stderr, "%s: %s\n", program, why);
+    exit(2);
+}
+
+serve_options serve_parse_tls(int argc, char **argv) {
     static const struct option names[] = {
         {"port", required_argument, NULL, 'p'},
         {"split", required_argument, NULL, 's'},
         {"split-bufs", required_argument, NULL, 'b'},
         {"sink", no_argument, NULL, 'k'},
+        {"tls-cert", required_argument, NULL, 'c'},
+        {"tls-key", required_argument, NULL, 'y'},
         {"help", no_argument, NULL, 'h'},
         {NULL, 0, NULL, 0},
     };
@@ -59,6 +70,12 @@ serve_options serve_parse(int argc, char **argv) {
             options.sink = true;
             options.pieces = 0;
             break;
+        case 'c':
+            options.tls_certificate = optarg;
+            break;
+        case 'y':
+            options.tls_key = optarg;
+            break;
         case 'h':
             printf(usage, argv[0]);
             exit(0);
@@ -71,6 +88,15 @@ serve_options serve_parse(int argc, char **argv) {
         fprintf(stderr, usage, argv[0]);
         exit(2);
     }
+    if ((options.tls_certificate == NULL) != (options.tls_key == NULL))
+        refuse(argv[0], "--tls-cert and --tls-key go together");
+    return options;
+}
+
+serve_options serve_parse(int argc, char **argv) {
+    serve_options options = serve_parse_tls(argc, argv);
+    if (options.tls_certificate != NULL)
+        refuse(argv[0], "this server knows no TLS");
     return options;
 }
 
@@ -92,6 +118,12 @@ int serve_listen(const serve_options *options, bool nonblocking) {
         serve_fail("getsockname");
     serve_announce(ntohs(address.sin_port));
     return fd;
+}
+
+void serve_watch(int poller, int fd, uint32_t events, void *tag) {
+    struct epoll_event event = {.events = events, .data.ptr = tag};
+    if (epoll_ctl(poller, EPOLL_CTL_ADD, fd, &event) < 0)
+        serve_fail("epoll_ctl");
 }
 
 int serve_signals(void) {

@@ -19,10 +19,16 @@ typedef struct serve_options {
     unsigned pieces; /* 1: answer with one write; more: cut each chunk that was read into that many; 0: no answer */
     bool gathered;   /* the pieces leave by one call that gathers them, instead of one write each */
     bool sink;       /* drop what is read; `pieces` is then 0 */
+    const char *tls_certificate; /* PEM file, or NULL: no TLS */
+    const char *tls_key;         /* PEM file; set if the certificate is */
 } serve_options;
 
-/** Read the command line (see usage in serve.c). Prints what is wrong and exits with status 2 if it makes no sense. */
+/** Read the command line (see usage in serve.c). Prints what is wrong and exits with status 2 if it makes no sense, and
+ * if TLS is asked for. */
 serve_options serve_parse(int argc, char **argv);
+
+/** The same, for a server that can speak TLS. */
+serve_options serve_parse_tls(int argc, char **argv);
 
 /** Length of one piece, so that `length` bytes make at most `pieces` of them. */
 static inline size_t serve_piece(size_t length, unsigned pieces) {
@@ -32,6 +38,9 @@ static inline size_t serve_piece(size_t length, unsigned pieces) {
 /** For a server without a library: a listener on 127.0.0.1, non-blocking if asked for, already announced. Sets
  * TCP_NODELAY on it, which on Linux accepted sockets inherit. Exits with status 1 if it fails. */
 int serve_listen(const serve_options *options, bool nonblocking);
+
+/** For a server on epoll: watch a descriptor for these events, under this tag. Exits with status 1 if it fails. */
+void serve_watch(int poller, int fd, uint32_t events, void *tag);
 
 /** SIGTERM and SIGINT as a descriptor, so that a loop needs no flag to look at. */
 int serve_signals(void);

@@ -7,6 +7,7 @@ import asyncio
 import json
 import resource
 import signal
+import ssl
 
 
 class Echo(asyncio.Protocol):
@@ -46,7 +47,12 @@ async def serve(options):
         loop.add_signal_handler(number, stop.set_result, None)
     EchoInPieces.pieces = options.split
     protocol = Sink if options.sink else EchoInPieces if options.split > 1 else Echo
-    server = await loop.create_server(protocol, "127.0.0.1", options.port, backlog=1024)
+    context = None
+    if options.tls_cert:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.load_cert_chain(options.tls_cert, options.tls_key)
+    server = await loop.create_server(protocol, "127.0.0.1", options.port, backlog=1024, ssl=context)
     print("listening 127.0.0.1:%d" % server.sockets[0].getsockname()[1], flush=True)
     await stop
 
@@ -56,6 +62,8 @@ def main():
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--split", type=int, default=1)
     parser.add_argument("--sink", action="store_true")
+    parser.add_argument("--tls-cert")
+    parser.add_argument("--tls-key")
     asyncio.run(serve(parser.parse_args()))
     usage = resource.getrusage(resource.RUSAGE_SELF)
     print(json.dumps({"server": "asyncio", "user_us": int(usage.ru_utime * 1e6), "system_us": int(usage.ru_stime * 1e6)}))

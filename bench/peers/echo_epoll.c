@@ -100,12 +100,6 @@ static void serve(connection *peer, uint32_t events) {
     }
 }
 
-static void watch(int poller, int fd, uint32_t events, void *tag) {
-    struct epoll_event event = {.events = events, .data.ptr = tag};
-    if (epoll_ctl(poller, EPOLL_CTL_ADD, fd, &event) < 0)
-        serve_fail("epoll_ctl");
-}
-
 static COLD void accept_all(int listener, int poller) {
     int fd;
     while ((fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0) {
@@ -113,7 +107,7 @@ static COLD void accept_all(int listener, int poller) {
         if (peer == NULL)
             serve_fail("calloc");
         peer->fd = fd;
-        watch(poller, fd, interest, peer);
+        serve_watch(poller, fd, interest, peer);
     }
     if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) /* level-triggered: the rest comes again */
         serve_fail("accept4");
@@ -125,8 +119,8 @@ int main(int argc, char **argv) {
     if (poller < 0)
         serve_fail("epoll_create1");
     int listener = serve_listen(&options, true);
-    watch(poller, listener, EPOLLIN, (void *)TAG_LISTENER);
-    watch(poller, serve_signals(), EPOLLIN, (void *)TAG_TERMINATE);
+    serve_watch(poller, listener, EPOLLIN, (void *)TAG_LISTENER);
+    serve_watch(poller, serve_signals(), EPOLLIN, (void *)TAG_TERMINATE);
 
     static struct epoll_event events[EVENTS_PER_WAIT];
     for (;;) {

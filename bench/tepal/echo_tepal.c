@@ -87,13 +87,27 @@ static int make_echo(void *unused, tepal_protocol **protocol) {
     return 0;
 }
 
+/* NULL without --tls-cert. */
+static tepal_tls_context *make_context(void) {
+    if (options.tls_certificate == NULL)
+        return NULL;
+    char why[256] = "tepal_tls_context_new";
+    tepal_tls_context *context = NULL;
+    check(tepal_tls_context_new(&context,
+                                TEPAL_OPTIONS(tepal_tls_context_options, .server = true, .minimum = TEPAL_TLS_1_3,
+                                              .certificate_file = options.tls_certificate, .key_file = options.tls_key),
+                                why, sizeof why),
+          why);
+    return context;
+}
+
 static void on_signal(int number, void *loop) {
     (void)number;
     tepal_loop_stop(loop);
 }
 
 int main(int argc, char **argv) {
-    options = serve_parse(argc, argv);
+    options = serve_parse_tls(argc, argv);
     if (options.sink)
         type.data_received = received_and_dropped;
     else if (options.pieces > 1)
@@ -104,11 +118,14 @@ int main(int argc, char **argv) {
     check(tepal_loop_add_signal(loop, SIGINT, on_signal, loop), "tepal_loop_add_signal");
     tepal_server *server;
     const char *host = "127.0.0.1";
+    tepal_tls_context *context = make_context();
+    const tepal_tls_options *tls = context == NULL ? NULL : TEPAL_OPTIONS(tepal_tls_options, .context = context);
     check(tepal_loop_listen(loop, make_echo, NULL,
                             TEPAL_OPTIONS(tepal_server_options, .hosts = &host, .host_count = 1, .port = options.port,
-                                          .backlog = SERVE_BACKLOG),
+                                          .backlog = SERVE_BACKLOG, .tls = tls),
                             &server),
           "tepal_loop_listen");
+    tepal_tls_context_unref(context);
     tepal_address address;
     check(tepal_server_local(server, 0, &address), "tepal_server_local");
     serve_announce((uint16_t)tepal_address_port(&address));
