@@ -29,11 +29,18 @@ SERVERS = {
     "libevent": ("echo_libevent", {}),
     "asio": ("echo_asio", {}),
     "asyncio": ("echo_asyncio", {}),
+    "epoll-tls": ("echo_epoll_tls", {}),
+    "libevent-tls": ("echo_libevent_tls", {}),
 }
 # What each of Tepal's drivers is held against: the same kernel interface by hand.
 LIMITS = {"tepal-epoll": "epoll", "tepal-uring": "uring"}
 # Measured only when named with --servers: `tepal` is whichever driver is chosen, so one of the two above.
 NOT_BY_DEFAULT = ("tepal", "tepal-poll", "epoll-level", "asyncio")
+# Servers that know nothing but TLS, and those that can be asked for it; Tepal on both drivers is held against one limit.
+TLS_ONLY = ("epoll-tls", "libevent-tls")
+TLS_ABLE = ("tepal", "tepal-epoll", "tepal-uring", "tepal-poll", "asyncio", *TLS_ONLY)
+TLS_LIMITS = {"tepal-epoll": "epoll-tls", "tepal-uring": "epoll-tls"}
+TLS_DAYS = 30
 
 
 class Failure(Exception):
@@ -75,12 +82,31 @@ def program(options, name):
     return path if os.path.exists(path) else None
 
 
-def refusal(options, name):
+def tls_arguments(options):
+    """What a server is told for TLS: a P-256 certificate and its key in the build directory, made where there are none
+    that are good for another day."""
+    folder = os.path.join(options.build, "bench", "tls")
+    certificate, key = os.path.join(folder, "certificate.pem"), os.path.join(folder, "key.pem")
+    good = os.path.exists(certificate) and os.path.exists(key) and subprocess.run(
+        ["openssl", "x509", "-in", certificate, "-checkend", "86400"], capture_output=True, check=False).returncode == 0
+    if not good:
+        os.makedirs(folder, exist_ok=True)
+        done = subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc", "-days",
+             str(TLS_DAYS), "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
+             "-keyout", key, "-out", certificate], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise Failure("openssl makes no certificate: " + done.stderr.strip())
+    return ("--tls-cert", certificate, "--tls-key", key)
+
+
+def refusal(options, name, tls=False):
     """Why a server cannot run here, or None: a program that is not built, a driver or a kernel interface refused."""
     binary = program(options, SERVERS[name][0])
     if not binary:
         return "there is no %s in %s/bench" % (SERVERS[name][0], options.build)
-    with subprocess.Popen([binary, "--port", "0"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+    extra = tls_arguments(options) if tls else ()
+    with subprocess.Popen([binary, "--port", "0", *extra], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE, text=True, env={**os.environ, **SERVERS[name][1]}) as process:
         started = process.stdout.readline().startswith("listening ")
         process.terminate()
@@ -88,19 +114,27 @@ def refusal(options, name):
     return None if started else said or "it does not start"
 
 
-def servers_present(options, default=None):
-    """Names of the servers to measure; says which are left out and why."""
+def servers_found(options, default=None, tls=False):
+    """Names of the servers to measure, through TLS or without, which may be none; says which are left out and why."""
     wanted = options.servers.split(",") if options.servers else default or \
         [name for name in SERVERS if name not in NOT_BY_DEFAULT]
     present = []
     for name in wanted:
         if name not in SERVERS:
             raise Failure("no server is called %s; there are %s" % (name, ", ".join(SERVERS)))
-        why = refusal(options, name)
+        if name not in TLS_ABLE if tls else name in TLS_ONLY:
+            continue
+        why = refusal(options, name, tls)
         if why is None:
             present.append(name)
         else:
             note("%s is left out: %s" % (name, why))
+    return present
+
+
+def servers_present(options, default=None, tls=False):
+    """The same, where it must be one at least."""
+    present = servers_found(options, default, tls)
     if not present:
         raise Failure("nothing to measure in %s/bench: build with the option bench" % options.build)
     return present
@@ -113,9 +147,10 @@ def pinned(cpu):
 class Server:
     """A server under test, running; use it in a with statement."""
 
-    def __init__(self, options, name, extra=(), environment=None, wrapper=(), patience=20):
+    def __init__(self, options, name, extra=(), environment=None, wrapper=(), patience=20, tls=False):
         binary, own = SERVERS[name]
-        command = [*wrapper, program(options, binary), "--port", "0", *extra]
+        command = [*wrapper, program(options, binary), "--port", "0", *extra,
+                   *(tls_arguments(options) if tls else ())]
         self.name = name
         self.report = None
         self.process = subprocess.Popen(
@@ -180,9 +215,10 @@ def run_load(options, address, limit=60, **flags):
 class Held:
     """Idle connections that have echoed once, held open; use it in a with statement."""
 
-    def __init__(self, options, address, connections):
+    def __init__(self, options, address, connections, tls=False):
         self.process = subprocess.Popen(
-            [program(options, "load"), "--connect", address, "--connections", str(connections), "--hold"],
+            [program(options, "load"), "--connect", address, "--connections", str(connections), "--hold",
+             *(["--tls"] if tls else [])],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=pinned(options.load_cpu))
         if not select.select([self.process.stdout], [], [], 60)[0] or \
                 self.process.stdout.readline() != "held %d\n" % connections:

@@ -15,7 +15,7 @@ FIGURES = ("cpu", "server", "client", "per_second", "p50_us", "p99_us", "p999_us
 
 def once(options, side, row):
     """Start a server, load it, end it. Microseconds of CPU per message and what else the load generator saw."""
-    with common.Server(options, side.name, extra=side.extra) as server:
+    with common.Server(options, side.name, extra=side.extra, tls=row.tls) as server:
         seen = common.run_load(options, server.address, seconds=options.seconds, warm_up=options.warm_up,
                                server_pid=server.pid, **row.load)
     if seen["messages"] == 0:
@@ -113,12 +113,16 @@ def measure():
     options = parse()
     common.prepare(options)
     named = [name for pair in workloads.named(options.pair) for name in pair]
-    present = common.servers_present(options, list(dict.fromkeys(named)))
     rows = [row for row in workloads.ROWS if not options.row or row.title in options.row]
+    present = {tls: common.servers_found(options, list(dict.fromkeys(named)), tls)
+               for tls in sorted({row.tls for row in rows})}
+    rows = [row for row in rows if workloads.pairs_of(row, present[row.tls], options.pair)]
+    if not rows:
+        raise common.Failure("there is no server for any of these rows: build with the option bench")
     end, figures = time.monotonic() + options.minutes * 60, {}
     for index, row in enumerate(rows):
         now = time.monotonic()
-        pairs = workloads.pairs_of(row, present, options.pair)
+        pairs = workloads.pairs_of(row, present[row.tls], options.pair)
         measure_row(options, row, pairs, now + max(end - now, 0) / (len(rows) - index))
         if not any(pair.rounds for pair in pairs):
             common.note("%s: not measured, the time is over" % row.title)

@@ -11,7 +11,8 @@ import time
 import common
 
 SIZES = (64, 1024)
-NO_PIECES = ("uring",)  # servers that answer with one send only
+TLS_SIZES = (64, 1024, 16384, 65536)
+NO_PIECES = ("uring", "epoll-tls")  # servers that answer with one send only
 GROUPS = {
     "receive": ("recv", "recvfrom", "recvmsg", "read", "readv"),
     "send": ("send", "sendto", "sendmsg", "write", "writev"),
@@ -42,10 +43,10 @@ def per_message(options, name, size, messages, extra=()):
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "counts")
         environment = {"LD_PRELOAD": common.program(options, "count.so"), "BENCH_COUNT": path}
-        with common.Server(options, name, extra=extra, environment=environment) as server:
+        with common.Server(options, name, extra=extra, environment=environment, tls=options.tls) as server:
             counts = [snapshot(server, path, 0)]
             for number in (1, messages):
-                common.run_load(options, server.address, connections=64, size=size, messages=number)
+                common.run_load(options, server.address, connections=64, size=size, messages=number, tls=options.tls)
                 time.sleep(0.2)  # until the server has seen all connections end
                 counts.append(snapshot(server, path, len(counts)))
     first, second, third = counts
@@ -86,7 +87,10 @@ def measure():
     parser.add_argument("--messages", type=int, help="N (50,000; quick: 10,000)")
     parser.add_argument("--strace", action="store_true",
                         help="instead, run each server under strace as well and print both totals, to check the library")
+    parser.add_argument("--tls", action="store_true", help="encrypted messages instead")
     options = parser.parse_args()
+    if options.tls and options.strace:
+        parser.error("--strace checks plain servers only")
     common.prepare(options)
     if not common.program(options, "count.so"):
         raise common.Failure("there is no count.so in the build")
@@ -95,8 +99,9 @@ def measure():
         cross_check(options, messages)
         return
     figures, rows = {}, []
-    cases = [(size, "%d B" % size, ()) for size in SIZES] + [(64, "64 B, split 16", ("--split", "16"))]
-    for name in common.servers_present(options):
+    cases = [(size, "%d B" % size, ()) for size in (TLS_SIZES if options.tls else SIZES)]
+    cases.append((64, "64 B, split 16", ("--split", "16")))
+    for name in common.servers_present(options, tls=options.tls):
         figures[name] = {}
         for size, title, extra in cases:
             if extra and name in NO_PIECES:
@@ -108,8 +113,8 @@ def measure():
             sums.append(sum(value for call, value in calls.items() if call not in named))
             cells = ["%.3f" % (round(value, 3) + 0.0) for value in sums]  # + 0.0 turns -0.0 into 0.0
             rows.append([name, title] + cells)
-    common.table("System calls and allocations per message, 64 connections, one message in flight on each",
-                 ["server", "row", *GROUPS, "other calls"], rows)
+    common.table("System calls and allocations per message%s, 64 connections, one message in flight on each"
+                 % (", TLS" if options.tls else ""), ["server", "row", *GROUPS, "other calls"], rows)
     common.finish(options, "calls per message", figures)
 
 

@@ -10,12 +10,13 @@ PEERS = ("libuv", "asio")
 class Row:
     """One workload: how the load is made, the servers' own options, and the figure whose interval must settle."""
 
-    def __init__(self, title, decides="cpu", unit="message", extra=(), **load):
+    def __init__(self, title, decides="cpu", unit="message", extra=(), tls=False, **load):
         self.title = title
         self.decides = decides
         self.unit = unit
         self.extra = tuple(extra)
-        self.load = load
+        self.tls = tls
+        self.load = {**load, "tls": tls}
 
 
 def echo(connections, size, name):
@@ -29,7 +30,13 @@ CHURN = Row("churn", decides="server", unit="connection", connections=32, size=6
 IDLE = Row("32 busy, 5,000 idle", connections=32, size=64, idle=5000)
 BULK = Row("bulk one way", unit="16 KiB", extra=("--sink",), connections=32, size=16384, sink=True)
 ROWS += [SPLIT, CHURN, IDLE, BULK] + [echo(1, size, name) for size, name in SIZES]
-QUICK = ("32 x 64 B", "256 x 1 KiB", "32 x 64 KiB", "16 small writes", "churn", "bulk one way", "1 x 64 B")
+ROWS += [Row("TLS {} x {}".format(connections, name), tls=True, connections=connections, size=size)
+         for connections, size, name in ((64, 1024, "1 KiB"), (16, 65536, "64 KiB"), (64, 64, "64 B"),
+                                         (64, 16384, "16 KiB"))]
+ROWS += [Row("TLS handshakes, " + kind, decides="server", unit="connection", tls=True, connections=32, size=64,
+             churn=True, resume=kind == "resumed") for kind in ("full", "resumed")]
+QUICK = ("32 x 64 B", "256 x 1 KiB", "32 x 64 KiB", "16 small writes", "churn", "bulk one way", "1 x 64 B",
+         "TLS 64 x 1 KiB", "TLS handshakes, full")
 
 MANY, ONE = ("--split", "16"), ("--split-bufs", "16")
 
@@ -75,6 +82,15 @@ def named(wanted):
     return pairs
 
 
+def tls_pairs(present):
+    """Tepal with the limit and with libevent, and the limit with libevent; then the rest of what there is."""
+    pairs = [("tepal-epoll", "epoll-tls"), ("tepal-epoll", "libevent-tls"), ("tepal-uring", "epoll-tls"),
+             ("epoll-tls", "libevent-tls")]
+    paired = {name for names in pairs for name in names}
+    pairs += [("tepal-epoll", name) for name in present if name not in paired]
+    return [names for names in pairs if names[0] in present and names[1] in present]
+
+
 def default_pairs(present):
     """Each of Tepal's drivers with its limit, then with the peers, then the rest of what there is."""
     pairs = [(name, common.LIMITS[name]) for name in SUBJECTS]
@@ -105,14 +121,18 @@ def split_pairs(names):
 
 
 def pairs_of(row, present, wanted=()):
-    """The pairs of a row; the last is a server with itself, which shows the noise."""
-    names = named(wanted) if wanted else default_pairs(present)
-    names = [pair for pair in names if pair[0] in present and pair[1] in present and pair[0] != pair[1]]
+    """The pairs of a row; the last is a server with itself, which shows the noise. None where none of those wanted are
+    here: plain servers take no part in a row of TLS, nor the other way round."""
+    names = named(wanted) if wanted else tls_pairs(present) if row.tls else default_pairs(present)
+    both = [pair for pair in names if pair[0] in present and pair[1] in present]
+    if not present or (wanted and not both):
+        return []
+    names = [pair for pair in both if pair[0] != pair[1]]
     if row is SPLIT:
         pairs = split_pairs(names)
     else:
         pairs = [Pair(Side(first, row.extra), Side(second, row.extra)) for first, second in names]
-    itself = next((name for name in ("uring", "epoll") if name in present and (row is not SPLIT or name != "uring")),
-                  present[0])
+    itself = next((name for name in ("uring", "epoll", "epoll-tls")
+                   if name in present and (row is not SPLIT or name != "uring")), present[0])
     side = Side(itself, ONE if row is SPLIT else row.extra)
     return pairs + [Pair(side, side)]
