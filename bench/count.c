@@ -27,6 +27,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "preload.h"
+
 /* clang-format would push each line further to the right each time. */
 /* clang-format off */
 #define COUNTED(X)                                                                                                     \
@@ -232,42 +234,20 @@ void *realloc(void *old, size_t size) {
     return __libc_realloc(old, size);
 }
 
-/* Text without stdio: this also runs in a signal handler. */
-static size_t put_text(char *line, size_t at, const char *piece) {
-    size_t length = strlen(piece);
-    memcpy(line + at, piece, length);
-    return at + length;
-}
-
-static size_t put_number(char *line, size_t at, unsigned long long value) {
-    char digits[24];
-    size_t length = 0;
-    do {
-        digits[length++] = (char)('0' + value % 10);
-        value /= 10;
-    } while (value > 0);
-    while (length > 0)
-        line[at++] = digits[--length];
-    return at;
-}
-
 /* Goes to the kernel directly, so that the report does not count itself. */
 static void write_report(void) {
-    const char *path = getenv("BENCH_COUNT");
-    if (path == NULL)
-        return;
     char line[INDEXES * 64];
-    size_t at = put_text(line, 0, "{");
+    size_t at = preload_put_text(line, 0, "{");
     for (unsigned index = 0; index < INDEXES; index++) {
-        at = put_text(line, at, index == 0 ? "\"" : ", \"");
-        at = put_text(line, at, names[index]);
-        at = put_text(line, at, "\": ");
-        at = put_number(line, at, atomic_load_explicit(&counts[index], memory_order_relaxed));
+        at = preload_put_text(line, at, index == 0 ? "\"" : ", \"");
+        at = preload_put_text(line, at, names[index]);
+        at = preload_put_text(line, at, "\": ");
+        at = preload_put_number(line, at, atomic_load_explicit(&counts[index], memory_order_relaxed));
     }
-    at = put_text(line, at, "}\n");
+    at = preload_put_text(line, at, "}\n");
     int error = errno;
     long (*next)(long, ...) = (long (*)(long, ...))NEXT(syscall);
-    int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+    int fd = preload_open();
     if (fd >= 0) {
         next(SYS_write, fd, line, at);
         next(SYS_close, fd);
@@ -285,10 +265,7 @@ static void on_signal(int number) {
 }
 
 __attribute__((constructor)) static void begin(void) {
-    struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
-    sigemptyset(&action.sa_mask);
-    sigaction(SIGUSR1, &action, NULL);
-    sigaction(SIGUSR2, &action, NULL);
+    preload_on_signals(on_signal);
 }
 
 __attribute__((destructor)) static void end(void) {
