@@ -40,7 +40,7 @@ coverage:
 	@scripts/coverage
 
 # Tepal beside loops written by hand on epoll and io_uring, libuv, Boost.Asio and libevent; more than an hour.
-# BENCH=--quick is a look of ten minutes; bench/README.md says more.
+# BENCH=--quick is a look of fifteen minutes; bench/README.md says more.
 bench:
 	@scripts/setup build bench
 	@scripts/build build-bench -Dbench=true -Dtests=false

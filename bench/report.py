@@ -79,18 +79,41 @@ def instructions(figures, folder):
           [(name, (by_size["64"],)) for name, by_size in figures["per_message"].items()])
 
 
-def calls(figures):
+def instructions_tls(figures, folder):
+    rows = []
+    for name, by_title in figures.items():
+        limit = figures.get(common.TLS_LIMITS.get(name))
+        for title, value in by_title.items():
+            rows.append([name, title, "%.0f" % value, "%+.0f" % (value - limit[title]) if limit else "",
+                         "%+.2f%%" % (100 * (value / limit[title] - 1)) if limit else ""])
+    common.table("User instructions per message or handshake, TLS (callgrind)",
+                 ["server", "row", "instructions", "over the limit", ""], rows)
+    for title in next(iter(figures.values())):
+        chart(folder, "User instructions, TLS, " + title, "user instructions; less is better", ("",),
+              [(name, (by_title[title],)) for name, by_title in figures.items()])
+
+
+def copies_tls(figures, folder):
+    common.table("Bytes copied per byte of payload, TLS (counted)", ["server", "row", "by OpenSSL", "by others"],
+                 [[name, title, "%.3f" % one["openssl"], "%.3f" % one["others"]]
+                  for name, by_title in figures.items() for title, one in by_title.items()])
+    for title in next(iter(figures.values())):
+        chart(folder, "Bytes copied, TLS, " + title, "bytes a byte of payload; less is better", ("OpenSSL", "others"),
+              [(name, (by_title[title]["openssl"], by_title[title]["others"])) for name, by_title in figures.items()])
+
+
+def calls(figures, title="System calls and allocations per message (counted)"):
     import syscalls
-    rows = [[name, title] + ["%.3f" % (round(sum(one[call] for call in group), 3) + 0.0)
+    rows = [[name, row] + ["%.3f" % (round(sum(one[call] for call in group), 3) + 0.0)
                              for group in syscalls.GROUPS.values()]
-            for name, by_row in figures.items() for title, one in by_row.items()]
-    common.table("System calls and allocations per message (counted)", ["server", "row", *syscalls.GROUPS], rows)
+            for name, by_row in figures.items() for row, one in by_row.items()]
+    common.table(title, ["server", "row", *syscalls.GROUPS], rows)
 
 
-def memory(figures, folder):
-    common.table("Private memory per idle connection", ["server", "bytes"],
+def memory(figures, folder, what="connection"):
+    common.table("Private memory per idle " + what, ["server", "bytes"],
                  [[name, "%.0f" % one["bytes_per_connection"]] for name, one in figures.items()])
-    chart(folder, "Memory per idle connection", "private bytes; less is better", ("",),
+    chart(folder, "Memory per idle " + what, "private bytes; less is better", ("",),
           [(name, (one["bytes_per_connection"],)) for name, one in figures.items()])
 
 
@@ -112,7 +135,8 @@ def main():
     parser.add_argument("results", nargs="?", help="folder of the JSON files (BUILD/bench/results)",
                         default=os.path.join(common.ROOT, os.environ.get("BUILD", "build-bench"), "bench", "results"))
     folder = parser.parse_args().results
-    names = ("instructions", "syscalls", "memory", "micro", "run")
+    names = ("instructions", "syscalls", "memory", "instructions-tls", "syscalls-tls", "memory-tls", "copies-tls", "micro",
+             "run")
     results = {name: one for name in names if (one := read(folder, name)) is not None}
     if not results:
         raise common.Failure("there are no results in %s: run bench/run first" % folder)
@@ -126,6 +150,14 @@ def main():
         calls(results["syscalls"]["figures"])
     if "memory" in results:
         memory(results["memory"]["figures"], folder)
+    if "instructions-tls" in results:
+        instructions_tls(results["instructions-tls"]["figures"], folder)
+    if "syscalls-tls" in results:
+        calls(results["syscalls-tls"]["figures"], "System calls and allocations per message, TLS (counted)")
+    if "memory-tls" in results:
+        memory(results["memory-tls"]["figures"], folder, "TLS connection")
+    if "copies-tls" in results:
+        copies_tls(results["copies-tls"]["figures"], folder)
     if "micro" in results:
         micro(results["micro"]["figures"], folder)
 
