@@ -135,9 +135,9 @@ int64_t tepal_transport_tls_certificate(const tepal_transport *transport, tepal_
                                         size_t size) {
     tpi_tls_filter *tls = NULL;
     int code = tpi_loop_check(transport->loop);
-    code = code < 0 ? code : tpi_tls_find(transport, &tls);
-    if (code < 0) {
-        return code;
+    code = code < 0 ? code : find_open(transport, &tls);
+    if (code < 0) { /* before the handshake is done, what is offered to be taken up has a certificate: not the peer's */
+        return code == TEPAL_EPENDING ? TEPAL_ENOENT : code;
     }
     if ((unsigned)part > TEPAL_TLS_CHAIN) {
         return TEPAL_EINVAL;
@@ -201,9 +201,9 @@ int64_t tepal_transport_tls_binding(const tepal_transport *transport, const char
 int64_t tepal_transport_tls_session(const tepal_transport *transport, void *bytes, size_t size) {
     tpi_tls_filter *tls = NULL;
     int code = tpi_loop_check(transport->loop);
-    code = code < 0 ? code : tpi_tls_find(transport, &tls);
+    code = code < 0 ? code : find_open(transport, &tls);
     if (code < 0) {
-        return code;
+        return code == TEPAL_EPENDING ? TEPAL_ENOENT : code; /* the one that is offered is none of this connection */
     }
     SSL_SESSION *session = tls->engine.context->server ? NULL : SSL_get_session(tls->engine.ssl);
     if (session == NULL || !SSL_SESSION_is_resumable(session)) {
