@@ -333,7 +333,8 @@ int tpi_context_seal_ticket(SSL *ssl, unsigned char name[16], unsigned char *iv,
     const int which = !encrypt ? find_key(context, name) : renew_key(context) ? 0 : -1;
     if (which >= 0) {
         key = context->keys[which];
-        answer = which == 0 ? 1 : 2; /* 2: good, and to be renewed */
+        /* 2: good, and to be renewed. On 1.3 a ticket is for once, so that there has to be another. */
+        answer = which == 0 && (encrypt || SSL_version(ssl) < TLS1_3_VERSION) ? 1 : 2;
     }
     pthread_mutex_unlock(&context->lock);
     if (answer > 0 && encrypt) {
