@@ -22,7 +22,8 @@ bool trial_worked(const char *file, int at, const char *call, intmax_t code) {
         test_check_ok(file, at, call, code);
     }
     if (code != TEPAL_ENOMEM && code != TEPAL_ECLOSED && code != TEPAL_EPIPE && code != TEPAL_ECANCELED &&
-        code != TEPAL_SYSTEM(ECONNRESET)) { /* the other end had none */
+        code != TEPAL_SYSTEM(ECONNRESET) && code != TEPAL_ETRUNCATED &&
+        code != TEPAL_ETLS_ENDED) { /* the other end had none */
         test_fail(file, at, "%s gave %s, which does not follow from want of memory", call, tepal_error_name((int)code));
     }
     return false;

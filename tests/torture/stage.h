@@ -86,6 +86,7 @@ typedef struct scene {
 
 /* Each ended by a NULL name. */
 extern const scene scenes_of_connections[], scenes_of_streams[], scenes_of_servers[], scenes_of_loops[];
+extern const scene scenes_of_tls[]; /* where there is TLS */
 
 /* Whether a call of the library has worked. When nothing may be noticed it must have. */
 bool stage_ok(stage *self, int code);

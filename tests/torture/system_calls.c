@@ -233,3 +233,15 @@ TEST_DRIVERS(system_calls, each_that_fails_or_is_short_while_a_loop_works_is_sur
     };
     play_all(&played);
 }
+
+#ifdef TPI_HAVE_TLS
+TEST_DRIVERS(system_calls, each_that_fails_or_is_short_under_tls_is_survived) {
+    static const act played = {
+        .title = "tls",
+        .scenes = scenes_of_tls,
+        .least = 1000,
+        .calls = {CALL_accept4, CALL_recv, CALL_sendmsg, CALL_shutdown, SYSTEM_CALLS},
+    };
+    play_all(&played);
+}
+#endif
