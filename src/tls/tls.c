@@ -125,6 +125,8 @@ static int end(tpi_tls_filter *tls) {
         tls->has_ended = tls->end_is_due = true;
         return 0;
     }
+    tepal_transport *transport = tls->filter.transport;
+    const bool is_last_word = tls->engine.has_ended && tpi_stream_waiting(transport) == 0;
     tpi_tls_loan *out = open_out(tls);
     if (out == NULL) {
         return TEPAL_ENOMEM;
@@ -132,6 +134,10 @@ static int end(tpi_tls_filter *tls) {
     const int code = tpi_engine_end(&tls->engine);
     tls->has_ended = true;
     close_out(tls, out);
+    if (is_last_word && has_failed(tls) && !(transport->flags & TPI_LOST)) {
+        transport->code = 0; /* the peer has said all, and been sent all, and need not wait for this */
+        return TEPAL_ECLOSED;
+    }
     return code < 0 ? fail(tls, code) : 0;
 }
 
