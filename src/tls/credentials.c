@@ -327,7 +327,7 @@ static bool hash_authorities(EVP_MD_CTX *hash, SSL_CTX *ctx) {
 }
 
 /* Sessions are taken up only where they were made: for one certificate, and one set of clients that are accepted. */
-static int set_session_place(tpi_credentials *made) {
+static int set_session_place(tpi_credentials *made, const tpi_report_place *why) {
     unsigned char digest[EVP_MAX_MD_SIZE];
     unsigned length = 0;
     const uintptr_t place = (uintptr_t)made->context;
@@ -344,7 +344,7 @@ static int set_session_place(tpi_credentials *made) {
     done = done && SSL_CTX_set_session_id_context(made->ctx, digest, length) > 0;
     OPENSSL_free(der);
     EVP_MD_CTX_free(hash);
-    return done ? 0 : TEPAL_ENOMEM;
+    return done ? 0 : fail(why, TEPAL_ENOMEM, "out of memory");
 }
 
 static int set_up(tpi_credentials *made, const tpi_report_place *why) {
@@ -362,7 +362,7 @@ static int set_up(tpi_credentials *made, const tpi_report_place *why) {
         code = code < 0 ? code : read_key(made, why);
     }
     code = code < 0 ? code : read_trust(made, why);
-    code = code < 0 || !options->server ? code : set_session_place(made);
+    code = code < 0 || !options->server ? code : set_session_place(made, why);
     if (code == 0 && options->keylog_file != NULL) {
         made->keylog_fd = open(options->keylog_file, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
         if (made->keylog_fd < 0) {
