@@ -140,7 +140,7 @@ static void change(trial *self) {
         (void)WORKED(tepal_transport_resume_reading(client->transport));
         TRIAL_UNTIL(self, self->unwritten > 0 || party_has_all(client));
     }
-    if (WORKED(tepal_transport_write_eof(server->transport))) {
+    if (tepal_transport_can_write_eof(server->transport) && WORKED(tepal_transport_write_eof(server->transport))) {
         TRIAL_UNTIL(self, client->eofs == 1 || client->lost == 1 || server->lost == 1 || self->unwritten > 0);
     }
     tepal_transport_close(client->transport);

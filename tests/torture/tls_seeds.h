@@ -15,7 +15,10 @@ typedef struct tls_result {
     unsigned made, clean_ends, failures;
 } tls_result;
 
-/* One run; it fails the test, with the seed, where the model is not held to. */
-void tls_seeds_run(uint64_t seed, tls_result *result);
+/*
+ * One run; it fails the test, with the seed, where the model is not held to. Without tickets, which have the time of day in
+ * them, it is the same to the byte each time.
+ */
+void tls_seeds_run(uint64_t seed, bool has_tickets, tls_result *result);
 
 #endif
