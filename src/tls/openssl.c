@@ -207,6 +207,7 @@ static int outcome(tpi_engine *engine) {
         return TPI_ENGINE_DRY;
     }
     if (engine->failure == 0 && engine->has_ended) {
+        ERR_clear_error(); /* what came after it */
         return TPI_ENGINE_ENDED;
     }
     return failure_of(engine);
