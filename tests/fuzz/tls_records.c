@@ -177,9 +177,12 @@ static bool tamper(fuzz_input *input, talker *from) {
         return false;
     case 2: { /* cut out */
         const size_t length = fuzz_length(input, from->said_length - at);
+        if (length == 0) {
+            return false;
+        }
         memmove(from->said + at, from->said + at + length, from->said_length - at - length);
         from->said_length -= length;
-        return length > 0;
+        return true;
     }
     case 3: { /* put in */
         uint8_t more[300];
@@ -196,14 +199,14 @@ static bool tamper(fuzz_input *input, talker *from) {
     }
     case 4: { /* said twice */
         const size_t length = from->said_length;
-        if (2 * length > MOST / 4) {
+        if (length == 0 || 2 * length > MOST / 4) {
             return false;
         }
         from->said = realloc(from->said, 2 * length + 1);
         CHECK(from->said != NULL);
         memcpy(from->said + length, from->said, length);
         from->said_length = 2 * length;
-        return length > 0;
+        return true;
     }
     default:
         return false;
@@ -232,7 +235,7 @@ static void speak(fuzz_input *input, talker *self, bool server) {
     const size_t length = fuzz_length(input, sizeof data);
     int code = 0;
 
-    if (!self->is_open || self->is_over) {
+    if (!self->is_open || self->is_over || tpi_engine_is_busy(&self->engine)) {
         return;
     }
     switch (fuzz_below(input, 4)) {
