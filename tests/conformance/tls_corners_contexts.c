@@ -1,7 +1,7 @@
 /*
  * What contexts must not forget, or must: names, authorities, and the sessions that stand for both.
  */
-#include "conformance/tls_stranger.h"
+#include "conformance/tls_peer.h"
 
 #include <stdio.h>
 #include <sys/socket.h>
@@ -9,7 +9,7 @@
 
 /* ---- Names and contexts ---- */
 
-SCRIPT_TEST(tls_review, the_context_of_a_name_decides_about_tickets) {
+SCRIPT_TEST(tls_corners, the_context_of_a_name_decides_about_tickets) {
     for (int issues = 0; issues < 2; issues++) {
         tepal_tls_context_options options = usual_options(true);
         one_end self = {0};
@@ -41,7 +41,7 @@ static const char *authority_file(int which) {
     return path;
 }
 
-SCRIPT_TEST(tls_review, an_authority_that_a_reload_has_dropped_vouches_for_no_ticket) {
+SCRIPT_TEST(tls_corners, an_authority_that_a_reload_has_dropped_vouches_for_no_ticket) {
     for (int version = TLS1_2_VERSION; version <= TLS1_3_VERSION; version++) {
         tepal_tls_context_options options = usual_options(true);
         one_end self = {0};
@@ -78,7 +78,7 @@ SCRIPT_TEST(tls_review, an_authority_that_a_reload_has_dropped_vouches_for_no_ti
     }
 }
 
-SCRIPT_TEST(tls_review, a_client_that_is_reloaded_forgets_whom_it_has_met) {
+SCRIPT_TEST(tls_corners, a_client_that_is_reloaded_forgets_whom_it_has_met) {
     for (int late = 0; late < 2; late++) { /* the ticket comes before or after the reload */
         tepal_tls_context_options options = usual_options(false);
         tepal_tls_context *context = context_of(&options);
@@ -109,7 +109,7 @@ SCRIPT_TEST(tls_review, a_client_that_is_reloaded_forgets_whom_it_has_met) {
     }
 }
 
-SCRIPT_TEST(tls_review, a_session_that_cannot_be_read_is_an_error_of_the_connection) {
+SCRIPT_TEST(tls_corners, a_session_that_cannot_be_read_is_an_error_of_the_connection) {
     tepal_tls_context *context = usual_context(false);
     one_end self = {0};
     stranger other = {.fd = -1};
@@ -124,7 +124,7 @@ SCRIPT_TEST(tls_review, a_session_that_cannot_be_read_is_an_error_of_the_connect
     tepal_tls_context_unref(context);
 }
 
-SCRIPT_TEST(tls_review, a_client_that_becomes_careful_does_not_go_on_without_a_name) {
+SCRIPT_TEST(tls_corners, a_client_that_becomes_careful_does_not_go_on_without_a_name) {
     tepal_tls_context_options options = usual_options(false);
     one_end self = {0};
     stranger other = {.fd = -1};
@@ -143,7 +143,7 @@ SCRIPT_TEST(tls_review, a_client_that_becomes_careful_does_not_go_on_without_a_n
 }
 
 /* To OpenSSL a name that begins with a dot is any name below it. */
-SCRIPT_TEST(tls_review, a_name_that_begins_with_a_dot_is_none) {
+SCRIPT_TEST(tls_corners, a_name_that_begins_with_a_dot_is_none) {
     tepal_tls_context *client = usual_context(false), *server = usual_context(true), *other = usual_context(true);
     one_end self = {.loop = script_loop()};
     int fds[2];

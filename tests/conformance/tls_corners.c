@@ -1,7 +1,7 @@
 /*
  * TLS with peers that are not well-bred: messages in pieces, key after key, and the beginning on a live connection.
  */
-#include "conformance/tls_stranger.h"
+#include "conformance/tls_peer.h"
 #include "tls/tls.h"
 
 #include <sys/socket.h>
@@ -39,7 +39,7 @@ static void join_in_the_middle_of_a_ticket(one_end *self, stranger *other, tepal
     CHECK_EQ(self->made, 1);
 }
 
-SCRIPT_TEST(tls_review, what_is_written_while_half_a_ticket_is_here_is_not_lost) {
+SCRIPT_TEST(tls_corners, what_is_written_while_half_a_ticket_is_here_is_not_lost) {
     tepal_tls_context *context = usual_context(false);
     one_end self = {0};
     stranger other = {.fd = -1};
@@ -57,7 +57,7 @@ SCRIPT_TEST(tls_review, what_is_written_while_half_a_ticket_is_here_is_not_lost)
     tepal_tls_context_unref(context);
 }
 
-SCRIPT_TEST(tls_review, half_a_ticket_does_not_stand_in_the_way_of_an_end) {
+SCRIPT_TEST(tls_corners, half_a_ticket_does_not_stand_in_the_way_of_an_end) {
     for (int how = 0; how < 3; how++) {
         tepal_tls_context *context = usual_context(false);
         one_end self = {0};
@@ -87,7 +87,7 @@ SCRIPT_TEST(tls_review, half_a_ticket_does_not_stand_in_the_way_of_an_end) {
     }
 }
 
-SCRIPT_TEST(tls_review, who_pauses_until_its_words_have_left_does_not_wait_for_ever_for_half_a_ticket) {
+SCRIPT_TEST(tls_corners, who_pauses_until_its_words_have_left_does_not_wait_for_ever_for_half_a_ticket) {
     tepal_tls_context *context = usual_context(false);
     one_end self = {0};
     stranger other = {.fd = -1};
@@ -118,7 +118,7 @@ SCRIPT_TEST(tls_review, who_pauses_until_its_words_have_left_does_not_wait_for_e
     tepal_tls_context_unref(context);
 }
 
-SCRIPT_TEST(tls_review, new_keys_are_not_for_who_has_ended) {
+SCRIPT_TEST(tls_corners, new_keys_are_not_for_who_has_ended) {
     tepal_tls_context *context = usual_context(false);
     one_end self = {0};
     stranger other = {.fd = -1};
@@ -145,7 +145,7 @@ static void count_updates(int is_sent, int version, int type, const void *messag
     }
 }
 
-SCRIPT_TEST(tls_review, a_key_that_has_sealed_many_records_is_replaced) {
+SCRIPT_TEST(tls_corners, a_key_that_has_sealed_many_records_is_replaced) {
     for (int version = TLS1_2_VERSION; version <= TLS1_3_VERSION; version++) {
         tepal_tls_context *context = usual_context(true);
         one_end self = {0};
@@ -178,7 +178,7 @@ SCRIPT_TEST(tls_review, a_key_that_has_sealed_many_records_is_replaced) {
 }
 
 /* A peer that asks for new keys again and again, and takes none of the answers. */
-SCRIPT_TEST(tls_review, answers_that_nobody_takes_do_not_fill_the_memory) {
+SCRIPT_TEST(tls_corners, answers_that_nobody_takes_do_not_fill_the_memory) {
     tepal_tls_context *context = usual_context(true);
     one_end self = {0};
     stranger other = {.fd = -1};
@@ -219,7 +219,7 @@ static void hand_over(tepal_future *future, void *argument) {
     CHECK_OK(tepal_transport_set_protocol(self->transport, &successor.protocol, NULL));
 }
 
-SCRIPT_TEST(tls_review, who_waits_for_start_tls_is_told_before_data_comes) {
+SCRIPT_TEST(tls_corners, who_waits_for_start_tls_is_told_before_data_comes) {
     for (int paused = 0; paused < 2; paused++) {
         tepal_tls_context *context = usual_context(false);
         one_end self = {0};
@@ -258,7 +258,7 @@ SCRIPT_TEST(tls_review, who_waits_for_start_tls_is_told_before_data_comes) {
     }
 }
 
-SCRIPT_TEST(tls_review, an_outer_handshake_is_not_taken_for_the_inner_one) {
+SCRIPT_TEST(tls_corners, an_outer_handshake_is_not_taken_for_the_inner_one) {
     tepal_tls_context *context = usual_context(false);
     const tepal_tls_options options = {.size = sizeof options, .context = context, .server_name = "localhost"};
     one_end self = {0};
@@ -279,7 +279,7 @@ SCRIPT_TEST(tls_review, an_outer_handshake_is_not_taken_for_the_inner_one) {
     tepal_tls_context_unref(context);
 }
 
-SCRIPT_TEST(tls_review, nothing_is_encrypted_for_who_has_ended_already) {
+SCRIPT_TEST(tls_corners, nothing_is_encrypted_for_who_has_ended_already) {
     tepal_tls_context *context = usual_context(false);
     one_end self = {0};
     stranger other = {.fd = -1};

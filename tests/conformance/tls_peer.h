@@ -2,8 +2,8 @@
  * What strangers can do to TLS that no well-bred peer does: one end is Tepal's, the other OpenSSL's own with its bytes in
  * the test's hands.
  */
-#ifndef TEPAL_TESTS_TLS_STRANGER_H
-#define TEPAL_TESTS_TLS_STRANGER_H
+#ifndef TEPAL_TESTS_TLS_PEER_H
+#define TEPAL_TESTS_TLS_PEER_H
 
 #include "conformance/script.h"
 

@@ -1,5 +1,5 @@
-/* See tls_stranger.h. */
-#include "conformance/tls_stranger.h"
+/* See tls_peer.h. */
+#include "conformance/tls_peer.h"
 
 #include <openssl/err.h>
 #include <openssl/pem.h>

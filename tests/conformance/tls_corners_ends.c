@@ -1,7 +1,7 @@
 /*
  * Ends of TLS that come at once or late, in the middle of something, or in a forked child; and contexts that threads share.
  */
-#include "conformance/tls_stranger.h"
+#include "conformance/tls_peer.h"
 
 #include <openssl/err.h>
 #include <pthread.h>
@@ -12,7 +12,7 @@
 /* ---- Ends ---- */
 
 /* All in one segment: the end of the handshake, data, close_notify, FIN. */
-SCRIPT_TEST(tls_review, a_client_that_says_all_at_once_and_leaves_is_heard) {
+SCRIPT_TEST(tls_corners, a_client_that_says_all_at_once_and_leaves_is_heard) {
     for (int version = TLS1_2_VERSION; version <= TLS1_3_VERSION; version++) {
         tepal_tls_context *context = usual_context(true);
         one_end self = {0};
@@ -47,7 +47,7 @@ static void pause_now(one_end *self) {
 }
 
 /* An end that comes while there is more than was taken: all of it first. */
-SCRIPT_TEST(tls_review, an_end_that_comes_while_paused_waits_for_what_was_kept) {
+SCRIPT_TEST(tls_corners, an_end_that_comes_while_paused_waits_for_what_was_kept) {
     for (int version = TLS1_2_VERSION; version <= TLS1_3_VERSION; version++) {
         tepal_tls_context *context = usual_context(false);
         one_end self = {.on_data = pause_now};
@@ -75,7 +75,7 @@ SCRIPT_TEST(tls_review, an_end_that_comes_while_paused_waits_for_what_was_kept) 
 }
 
 /* What somebody else has left in OpenSSL's queue of errors is not ours. */
-SCRIPT_TEST(tls_review, errors_that_the_program_left_are_no_errors_here) {
+SCRIPT_TEST(tls_corners, errors_that_the_program_left_are_no_errors_here) {
     tepal_tls_context *context = usual_context(false);
     one_end self = {0};
     stranger other = {.fd = -1};
@@ -150,7 +150,7 @@ static void let_futures_go(one_end *self) {
     tepal_transport_unref(self->transport);
 }
 
-SCRIPT_TEST(tls_review, a_forked_child_may_close_the_loop_in_any_state) {
+SCRIPT_TEST(tls_corners, a_forked_child_may_close_the_loop_in_any_state) {
     for (enum fork_state state = 0; state < FORK_STATES; state++) {
         tepal_tls_context *context = usual_context(false);
         one_end self = {0};
@@ -229,7 +229,7 @@ static void *connect_often(void *argument) {
     return NULL;
 }
 
-TEST(tls_review, contexts_are_shared_by_threads_and_reloaded_meanwhile) {
+TEST(tls_corners, contexts_are_shared_by_threads_and_reloaded_meanwhile) {
     tepal_tls_context *client = usual_context(false), *server = usual_context(true), *named = usual_context(true);
     thread_work works[3];
 
