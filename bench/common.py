@@ -2,6 +2,7 @@
 and tables. It starts programs of the build directory alone, on loopback, and ends only what it started."""
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -9,6 +10,7 @@ import random
 import resource
 import select
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -45,6 +47,10 @@ TLS_DAYS = 30
 
 class Failure(Exception):
     """A measurement that cannot be used; its text says why."""
+
+
+class Nothing(Failure):
+    """None of the servers that were named can do what is measured, which is no failure."""
 
 
 def arguments(description):
@@ -114,6 +120,11 @@ def refusal(options, name, tls=False):
     return None if started else said or "it does not start"
 
 
+def able(name, tls):
+    """Whether a server is one that can do with TLS, or without."""
+    return name in TLS_ABLE if tls else name not in TLS_ONLY
+
+
 def servers_found(options, default=None, tls=False):
     """Names of the servers to measure, through TLS or without, which may be none; says which are left out and why."""
     wanted = options.servers.split(",") if options.servers else default or \
@@ -122,7 +133,7 @@ def servers_found(options, default=None, tls=False):
     for name in wanted:
         if name not in SERVERS:
             raise Failure("no server is called %s; there are %s" % (name, ", ".join(SERVERS)))
-        if name not in TLS_ABLE if tls else name in TLS_ONLY:
+        if not able(name, tls):
             continue
         why = refusal(options, name, tls)
         if why is None:
@@ -135,6 +146,8 @@ def servers_found(options, default=None, tls=False):
 def servers_present(options, default=None, tls=False):
     """The same, where it must be one at least."""
     present = servers_found(options, default, tls)
+    if options.servers and not any(able(name, tls) for name in options.servers.split(",")):
+        raise Nothing("%s: none of them is %s" % (options.servers, "for TLS" if tls else "without TLS"))
     if not present:
         raise Failure("nothing to measure in %s/bench: build with the option bench" % options.build)
     return present
@@ -176,6 +189,20 @@ class Server:
             self.process.kill()
             self.process.wait()
 
+    def _output(self, seconds, wake=False):
+        """What it has printed, once it has ended; None if it has not, and was not woken. valgrind keeps signals back
+        while a program sleeps in io_uring_enter, so a connection that comes makes it look at them."""
+        if wake:
+            host, port = self.address.split(":")
+            with contextlib.suppress(OSError):
+                socket.create_connection((host, int(port)), timeout=1).close()
+        try:
+            return self.process.communicate(timeout=seconds)[0]
+        except subprocess.TimeoutExpired:
+            if wake:
+                raise
+            return None
+
     def __enter__(self):
         return self
 
@@ -185,7 +212,9 @@ class Server:
             return
         self.process.terminate()
         try:
-            text = self.process.communicate(timeout=30)[0]
+            text = self._output(2)
+            if text is None:
+                text = self._output(28, wake=True)
         except subprocess.TimeoutExpired:
             self._kill()
             raise Failure("%s does not end on SIGTERM" % self.name) from None
@@ -289,6 +318,8 @@ def main(measure):
     """Run a script's main function; a failure is one line and status 1."""
     try:
         measure()
+    except Nothing as nothing:
+        note(str(nothing))
     except Failure as failure:
         note(str(failure))
         sys.exit(1)

@@ -79,7 +79,7 @@ def measure_tls(options, folder, messages):
     figures, rows = {}, []
     for name in common.servers_present(options, tls=True):
         figures[name] = {title: per_message(options, name, folder,
-                                            messages // (50 if load.get("churn") else 10 if load["size"] > 4096 else 1),
+                                            messages // (20 if load.get("churn") else 10 if load["size"] > 4096 else 1),
                                             **load)
                          for title, load in TLS_ROWS.items()}
     for name, by_title in figures.items():

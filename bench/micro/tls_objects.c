@@ -69,7 +69,9 @@ int main(int argc, char **argv) {
     serve_options options = serve_parse_tls(argc - 2, argv + 2);
     SSL_CTX *server_context = serve_tls_context(&options), *client_context = SSL_CTX_new(TLS_client_method());
     SSL **servers = calloc((size_t)objects, sizeof(SSL *));
-    if (client_context == NULL || servers == NULL)
+    /* As the load generator's clients: a server keeps what each has offered. */
+    if (client_context == NULL || servers == NULL || !SSL_CTX_set_min_proto_version(client_context, TLS1_3_VERSION) ||
+        !SSL_CTX_set_ciphersuites(client_context, "TLS_AES_256_GCM_SHA384"))
         fail("SSL_CTX_new");
     size_t before = 0;
     for (long index = 0; index < objects; index++) {
