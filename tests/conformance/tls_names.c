@@ -103,7 +103,7 @@ static int choose(void *argument, const char *server_name, tepal_tls_context **c
     self->had_name = server_name != NULL;
     if (server_name != NULL) {
         CHECK_LT(strlen(server_name), sizeof self->asked);
-        strcpy(self->asked, server_name);
+        memcpy(self->asked, server_name, strlen(server_name) + 1);
     }
     if (self->answer != NULL) {
         *chosen = self->answer;

@@ -171,7 +171,9 @@ TEST(allocations, contexts_do_without_the_memory_of_loops) {
     const size_t calls = test_alloc_calls();
 
     CHECK(tepal_tls_engine() != NULL);
-    tepal_tls_context *made = tls_context(&options), *other = tls_context(&options);
+    tepal_tls_context *made, *other;
+    CHECK_OK(tepal_tls_context_new(&made, &options, NULL, 0));
+    CHECK_OK(tepal_tls_context_new(&other, &options, NULL, 0));
     CHECK_OK(tepal_tls_context_add_name(made, "example.org", other));
     CHECK_OK(tepal_tls_context_reload(made, &options, NULL, 0));
     tepal_tls_context_unref(tepal_tls_context_ref(made));
