@@ -149,9 +149,6 @@ TEST_DRIVERS(tls, a_server_and_a_connection_meet_over_tcp) {
 }
 
 TEST_DRIVERS(tls, a_server_and_a_connection_meet_over_a_unix_socket) {
-    if (strcmp(test_driver(), "sim") == 0) {
-        SKIP("the simulator's Unix sockets have no names of the kernel's");
-    }
     meet(true);
 }
 
