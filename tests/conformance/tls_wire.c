@@ -2,15 +2,46 @@
 #include "conformance/tls_wire.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+/*
+ * Two connected TCP sockets, over an address that comes back late: thousands of wires would use up the ports of 127.0.0.1,
+ * which stay in TIME_WAIT.
+ */
+static void spread_pair(int fds[2]) {
+    static unsigned number;
+    struct sockaddr_in address = {.sin_family = AF_INET};
+    socklen_t length = sizeof address;
+
+    if (strcmp(test_driver(), "sim") == 0) {
+        test_tcp_pair(fds);
+        return;
+    }
+    const unsigned place = ((unsigned)getpid() * 64 + number++) % 0xfffff0;
+    address.sin_addr.s_addr = htonl(0x7f000000u + 8 + place);
+    const int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    CHECK_GE(listener, 0);
+    CHECK_EQ(bind(listener, (struct sockaddr *)&address, length), 0);
+    CHECK_EQ(listen(listener, 1), 0);
+    CHECK_EQ(getsockname(listener, (struct sockaddr *)&address, &length), 0);
+    fds[0] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    CHECK_GE(fds[0], 0);
+    CHECK_EQ(connect(fds[0], (struct sockaddr *)&address, length), 0);
+    fds[1] = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    CHECK_GE(fds[1], 0);
+    close(listener);
+    CHECK_EQ(fcntl(fds[0], F_SETFL, fcntl(fds[0], F_GETFL) | O_NONBLOCK), 0);
+}
+
 void wire_open(wire *self, int *client, int *server) {
     int near_client[2], near_server[2];
 
-    test_tcp_pair(near_client);
-    test_tcp_pair(near_server);
+    spread_pair(near_client);
+    spread_pair(near_server);
     *client = near_client[0];
     *server = near_server[0];
     self->fds[0] = near_client[1];
