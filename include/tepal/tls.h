@@ -56,7 +56,7 @@ typedef struct tepal_tls_context_options {
     tepal_tls_version maximum; /**< 0: TLS 1.3 */
     const char *ciphers;       /**< of TLS 1.2, in OpenSSL's notation; NULL: forward secret ones with AEAD */
     const char *cipher_suites; /**< of TLS 1.3, likewise; NULL: all */
-    bool no_resumption;        /**< server: issue no tickets; client: keep no sessions */
+    bool no_resumption; /**< server: issue no tickets (over Unix sockets TLS 1.3 has none); client: keep no sessions */
     const void *ocsp_response; /**< server: DER, stapled for clients that ask */
     size_t ocsp_response_length;
     bool request_ocsp;       /**< client: ask for one; see tepal_tls_info */

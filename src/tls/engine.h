@@ -31,6 +31,7 @@ typedef struct tpi_engine {
     bool is_dry;         /* it has just asked for input that is not there */
     bool has_ended;      /* the peer's close_notify came */
     bool has_seen_input; /* of the handshake */
+    bool no_tickets;     /* server, TLS 1.3: none at the end of the handshake, whatever the context says */
 } tpi_engine;
 
 /*
@@ -41,6 +42,8 @@ int tpi_engine_open(tpi_engine *engine, tepal_tls_context *context, const char *
                     size_t session_length);
 void tpi_engine_close(tpi_engine *engine);
 
+/* Server, before the handshake: see no_tickets. */
+void tpi_engine_leave_out_tickets(tpi_engine *engine);
 /* Go on with the handshake: 1 once it is done, TPI_ENGINE_DRY or an error; what there is to say to the peer is in out. */
 int tpi_engine_set_up(tpi_engine *engine);
 /* Decrypt up to room bytes: a count, TPI_ENGINE_DRY, TPI_ENGINE_ENDED or an error. Room for a record takes a whole one. */

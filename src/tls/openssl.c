@@ -257,7 +257,7 @@ static int use_credentials(tpi_engine *engine) {
     SSL_set_options(ssl, SSL_CTX_get_options(ctx));
     const bool done = SSL_set_min_proto_version(ssl, (int)SSL_CTX_get_min_proto_version(ctx)) > 0 &&
                       SSL_set_max_proto_version(ssl, (int)SSL_CTX_get_max_proto_version(ctx)) > 0 &&
-                      SSL_set_num_tickets(ssl, SSL_CTX_get_num_tickets(ctx)) > 0;
+                      SSL_set_num_tickets(ssl, engine->no_tickets ? 0 : SSL_CTX_get_num_tickets(ctx)) > 0;
     return done ? 0 : TEPAL_ENOMEM;
 }
 
@@ -480,6 +480,11 @@ void tpi_engine_close(tpi_engine *engine) {
     tpi_credentials_unref(engine->credentials);
     tepal_tls_context_unref(engine->context);
     memset(engine, 0, sizeof *engine);
+}
+
+void tpi_engine_leave_out_tickets(tpi_engine *engine) {
+    engine->no_tickets = true;
+    (void)SSL_set_num_tickets(engine->ssl, 0);
 }
 
 /* Work */

@@ -553,6 +553,9 @@ void tpi_tls_begin(tepal_filter *filter) {
     start_limit(tls, tls->handshake_limit_ns);
     if (!tls->engine.context->server) {
         (void)set_up(tls);
+    } else if (filter->transport->flags & TPI_IS_UNIX) {
+        /* A client may have said all and gone, which a Unix socket tells who writes, and so what it said would be lost. */
+        tpi_engine_leave_out_tickets(&tls->engine);
     }
 }
 

@@ -12,11 +12,11 @@
 /* ---- Ends ---- */
 
 /* All in one segment: the end of the handshake, data, close_notify, FIN. */
-SCRIPT_TEST(tls_corners, a_client_that_says_all_at_once_and_leaves_is_heard) {
+static void say_all_and_leave(bool is_tcp) {
     for (int version = TLS1_2_VERSION; version <= TLS1_3_VERSION; version++) {
         tepal_tls_context *context = usual_context(true);
         one_end self = {0};
-        stranger other = {.fd = -1, .is_tcp = true};
+        stranger other = {.fd = -1, .is_tcp = is_tcp};
 
         stranger_open(&other, false, version);
         other.holds_tickets = version == TLS1_3_VERSION; /* the client's last words are the last of all */
@@ -40,6 +40,11 @@ SCRIPT_TEST(tls_corners, a_client_that_says_all_at_once_and_leaves_is_heard) {
         part(&self, &other);
         tepal_tls_context_unref(context);
     }
+}
+
+SCRIPT_TEST(tls_corners, a_client_that_says_all_at_once_and_leaves_is_heard) {
+    say_all_and_leave(true);
+    say_all_and_leave(false);
 }
 
 static void pause_now(one_end *self) {
