@@ -134,7 +134,7 @@ def a_certificate_is_shown_to_a_server_that_asks(driver, certificates):
             client = Client(driver, certificates, server.port, "--certificate", certificates.pem("client"), *TALK)
             expect_talk(client)
             client.ended()
-            server.signal(signal.SIGINT)
+            server.signal(signal.SIGTERM)
             said = server.all_output() + server.error_text()
             assert "CN = client" in said, said
 
