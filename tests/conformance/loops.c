@@ -11,23 +11,27 @@ char loop_log[128];
 
 #if defined(__has_feature)
 #if __has_feature(thread_sanitizer)
-#define ONE_AFTER_THE_OTHER true
+#define UNDER_TSAN true
 #endif
 #endif
-#ifndef ONE_AFTER_THE_OTHER
-#define ONE_AFTER_THE_OTHER false
+#ifndef UNDER_TSAN
+#define UNDER_TSAN false
 #endif
+
+bool loop_is_under_tsan(void) {
+    return UNDER_TSAN;
+}
 
 static pthread_mutex_t descriptors = PTHREAD_MUTEX_INITIALIZER;
 
 void loop_descriptors_begin(void) {
-    if (ONE_AFTER_THE_OTHER) {
+    if (UNDER_TSAN) {
         pthread_mutex_lock(&descriptors);
     }
 }
 
 void loop_descriptors_end(void) {
-    if (ONE_AFTER_THE_OTHER) {
+    if (UNDER_TSAN) {
         pthread_mutex_unlock(&descriptors);
     }
 }

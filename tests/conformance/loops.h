@@ -13,6 +13,9 @@
 tepal_loop *loop_make(const tepal_loop_options *options);
 void loop_end(tepal_loop *loop);
 
+/* Whether this is a build with ThreadSanitizer. */
+bool loop_is_under_tsan(void);
+
 /*
  * Around opening and closing descriptors in one of several threads. ThreadSanitizer takes a descriptor's number for
  * memory, and calls it a race that one thread opens under a number what another one has closed; so there it is done one
