@@ -20,9 +20,8 @@ typedef struct tpi_filter_factory {
      */
     int (*open)(tepal_loop *loop, const tepal_tls_options *options, tpi_role role, const char *host, tpi_way **way);
     void (*close)(tepal_loop *loop, tpi_way *way);
-    /* A filter that is not pushed: it frees itself in lost, or is given back to drop. */
+    /* A filter that is to be pushed: it frees itself in lost. */
     int (*make)(tepal_loop *loop, tpi_way *way, tepal_filter **filter);
-    void (*drop)(tepal_filter *filter);
     /* It was pushed: say the first word, if that is this end's. Ends in tepal_filter_up_established(), or the transport's end. */
     void (*begin)(tepal_filter *filter);
 } tpi_filter_factory;

@@ -140,12 +140,7 @@ static int make(tepal_loop *loop, tpi_way *way, tepal_filter **filter) {
     return 0;
 }
 
-static void drop(tepal_filter *filter) {
-    tpi_tls_free((tpi_tls_filter *)(void *)filter);
-}
-
-const tpi_filter_factory tpi_tls = {
-    .open = way_open, .close = way_close, .make = make, .drop = drop, .begin = tpi_tls_begin};
+const tpi_filter_factory tpi_tls = {.open = way_open, .close = way_close, .make = make, .begin = tpi_tls_begin};
 
 /* A live connection */
 
@@ -189,7 +184,7 @@ int tepal_transport_start_tls(tepal_transport *transport, const tepal_tls_option
     code = take_unread(tls, &options);
     code = code < 0 ? code : tepal_transport_push_filter(transport, filter, future);
     if (code < 0) {
-        drop(filter);
+        tpi_tls_free(tls);
         return code;
     }
     tpi_tls_begin_soon(tls);

@@ -280,7 +280,6 @@ static int keep(tpi_tls_filter *tls, const uint8_t *bytes, size_t length) {
     tepal_filter_down_pause(&tls->filter); /* it may have gone on for the sake of what is to be said */
     tls->kept = kept;
     tls->kept_length = length;
-    tls->kept_used = 0;
     return 0;
 }
 
@@ -518,7 +517,7 @@ static void go_on(tepal_work *work, int status) {
     if (tls->kept != NULL && !tepal_filter_is_paused(&tls->filter)) {
         uint8_t *kept = tls->kept;
         tls->kept = NULL;
-        (void)deliver(tls, kept + tls->kept_used, tls->kept_length - tls->kept_used);
+        (void)deliver(tls, kept, tls->kept_length);
         tpi_free(tls->loop->realloc, kept);
         if (!has_failed(tls)) {
             tell_end(tls);

@@ -47,7 +47,7 @@ typedef struct tpi_tls_filter {
     tpi_output waiting; /* written while nothing could be said: before the handshake was done */
     uint8_t *kept;      /* decrypted, and not taken by the layer above; NULL: nothing */
     uint8_t *early;     /* came from the peer before the filter was here; NULL: nothing */
-    size_t kept_length, kept_used, early_length, early_used;
+    size_t kept_length, early_length, early_used;
     int64_t handshake_limit_ns, shutdown_limit_ns;
     int64_t written_ns;   /* when something was encrypted last */
     uint64_t left;        /* to be sent, when the limit of the end was set */
